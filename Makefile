@@ -1,0 +1,34 @@
+# Two commands matter: `make book` and `make test`. Both set up .venv first, once.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup book test lint saes clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (about two minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book,test]"
+	@touch $@
+
+book: $(READY)
+	@echo "Executing what changed, then rendering"
+	@$(BIN)/saerepgeo book
+
+test: $(READY) lint
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Train the shipped autoencoders again (needs WordNet: Debian's wordnet-base). Resumable.
+saes: $(READY)
+	$(BIN)/saerepgeo saes
+
+clean:
+	rm -rf _build runs

@@ -1,0 +1,95 @@
+"""The book: executed notebooks and prose, staged and rendered by Jupyter Book."""
+
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.notebooks import check_pairs
+from saerepgeo_lib.runner import run
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> Path:
+    """Execute what changed, stage, render with warnings as errors; the path of index.html.
+
+    Raises UserError if a pair has drifted, NotebookError if a notebook fails (nothing is
+    rendered then), and UserError with Jupyter Book's last lines if rendering fails.
+    """
+    if problems := check_pairs(root / "notebooks"):
+        raise UserError("notebook pairs: " + "; ".join(problems) + "; run 'saerepgeo notebooks'")
+    stage = root / "_build" / "stage"
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    pages = _pages(toc)
+    for page in pages:
+        if page.startswith("notebooks/"):
+            result = run(
+                str(root / f"{page}.py"), [], out=root / "_build" / "executed",
+                fresh=fresh, progress=progress,
+            )  # fmt: skip
+            (stage / "notebooks").mkdir(exist_ok=True)
+            shutil.copy(result.notebook, stage / "notebooks")
+            shutil.copy(result.record, stage / "notebooks")
+            logger.info("%s: %s", page, "unchanged" if result.cached else "executed")
+    shutil.copytree(root / "book", stage / "book")
+    shutil.copy(root / "_toc.yml", stage)
+    _write_config(root, stage)
+    command = [
+        sys.executable, "-m", "jupyter_book", "build", str(stage),
+        "--path-output", str(root), "--all", "-W", "-n", "--keep-going", "-q",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
+        raise UserError(f"Jupyter Book refused to build:\n{tail}")
+    html = root / "_build" / "html"
+    missing = [page for page in pages if not (html / f"{page}.html").is_file()]
+    if missing:
+        raise UserError(f"pages missing from the built book: {', '.join(missing)}")
+    return html / "index.html"
+
+
+def _pages(toc: dict[str, Any]) -> list[str]:
+    pages = [toc["root"]]
+    for part in toc.get("parts", [toc]):
+        for chapter in part["chapters"]:
+            pages.append(chapter["file"])
+            pages += [section["file"] for section in chapter.get("sections", [])]
+    return pages
+
+
+def _write_config(root: Path, stage: Path) -> None:
+    """The book's configuration; buttons only where git knows a repository to point at."""
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    url = _repository_url(root)
+    if url is not None:
+        branch = _git(root, "rev-parse", "--abbrev-ref", "HEAD") or "main"
+        config["repository"] = {"url": url, "branch": branch}
+        config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+        config["html"]["use_repository_button"] = True
+    (stage / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
+def _repository_url(root: Path) -> str | None:
+    """The https address of the GitHub repository that `origin` names, if it does."""
+    remote = _git(root, "remote", "get-url", "origin").removesuffix(".git")
+    if remote.startswith("git@github.com:"):
+        return "https://github.com/" + remote.removeprefix("git@github.com:")
+    return remote if remote.startswith("https://github.com/") else None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""

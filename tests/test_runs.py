@@ -1,0 +1,186 @@
+"""End to end: Case 1 through the runner and through plain papermill, and users' mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import papermill
+import pytest
+
+from saerepgeo_lib.cli import main
+from saerepgeo_lib.files import data_dir, read_json, sha256_file
+from saerepgeo_lib.notebooks import NOTEBOOK_DIR
+
+pytestmark = pytest.mark.slow
+QUICK = ["-p", "noise_levels", "[0, 1]", "-p", "n_seeds", "2", "-p", "max_slots", "1"]
+
+
+def run(*arguments, out):
+    return main(["run", "stratified_manifold", *arguments, "-o", str(out)])
+
+
+def record_in(folder):
+    (path,) = folder.glob("*/*.record.json")
+    return read_json(path)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    path = tmp_path / "tools.json"
+    path.write_text(json.dumps({"tools": [
+        "A hammer lay on the bench.", "She borrowed a saw from the shed.",
+        "The drill made a terrible noise.", "He sharpened the old chisel.",
+    ]}))  # fmt: skip
+    return ["-p", "prompts_file", str(path), "-p", "concept", "tools"]
+
+
+def test_a_plain_concept_file_runs_is_found_again_and_is_the_same_number_for_number(
+    plain, tmp_path, capsys
+):
+    assert run(*QUICK, *plain, out=tmp_path / "a") == 0
+    first = record_in(tmp_path / "a")
+    assert {"claims", "tables", "numbers", "parameters", "seeds", "run"} <= set(first)
+    assert first["parameters"]["concept"] == "tools"
+    assert first["numbers"]["tensor_shape"] == {"tools": [4, 1]}
+    assert {c["id"] for c in first["claims"]} == {
+        "case1-rank-varies", "case1-beyond-nulls", "case1-stratified"}  # fmt: skip
+    notebook = next((tmp_path / "a").glob("*/*.ipynb"))
+    before = notebook.read_bytes()
+
+    capsys.readouterr()
+    assert run(*QUICK, *plain, out=tmp_path / "a") == 0
+    assert "found, not run again" in capsys.readouterr().out
+
+    notebook.write_text("{half")  # a broken result is reported and made again
+    assert run(*QUICK, *plain, out=tmp_path / "a") == 0
+    again = record_in(tmp_path / "a")
+    assert notebook.read_bytes() == before
+    first.pop("run"), again.pop("run")
+    assert again == first
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_plain_papermill_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    papermill.execute_notebook(
+        str(NOTEBOOK_DIR / "stratified_manifold.ipynb"), "out.ipynb",
+        {"concept": "days", "noise_levels": [0, 1], "n_seeds": 2, "max_slots": 1},
+        progress_bar=False,
+    )  # fmt: skip
+    assert (
+        read_json(tmp_path / "stratified_manifold.record.json")["parameters"]["concept"] == "days"
+    )
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    """A copy of the data folder that a test may damage."""
+    folder = tmp_path / "data"
+    shutil.copytree(data_dir(), folder)
+    monkeypatch.setenv("SAEREPGEO_DATA", str(folder))
+    return folder
+
+
+def refused(capsys, out, *arguments):
+    """Exit status 2, a message without traceback, nothing left behind; the message."""
+    assert run(*QUICK, *arguments, out=out) == 2
+    error = capsys.readouterr().err
+    assert "saerepgeo: " in error and "Traceback" not in error
+    assert not out.exists() or not list(out.iterdir())
+    return error
+
+
+def test_unknown_preset_and_concept(tmp_path, capsys):
+    error = refused(capsys, tmp_path / "o", "-p", "preset", "minilmm")
+    assert "unknown preset 'minilmm'; did you mean 'minilm'" in error
+    error = refused(capsys, tmp_path / "o", "-p", "concept", "dayz")
+    assert "unknown concept 'dayz'; did you mean 'days'" in error
+
+
+def test_mistyped_parameters(tmp_path, capsys):
+    assert "did you mean 'concept'" in refused(capsys, tmp_path / "o", "-p", "concpt", "days")
+    assert "is a float" in refused(capsys, tmp_path / "o", "-p", "tau", "small")
+    error = refused(capsys, tmp_path / "o", "-p", "api_key", "abc")
+    assert "looks like a secret" in error
+
+
+def test_a_malformed_concept_file(tmp_path, capsys):
+    path = tmp_path / "bad.json"
+    path.write_text('{"days": ["On Monday.", 5]}')
+    arguments = ["-p", "prompts_file", str(path), "-p", "concept", "days"]
+    assert "'days', prompt 1: expected a string" in refused(capsys, tmp_path / "o", *arguments)
+
+
+def test_a_hook_that_does_not_exist(tmp_path, capsys, own_data):
+    for cfg in own_data.glob("saes/*/cfg.json"):
+        cfg.write_text(cfg.read_text().replace("blocks.4.hook_out", "blocks.4.hook_ouch"))
+    error = refused(capsys, tmp_path / "o", "-p", "concept", "days")
+    assert "no hook 'blocks.4.hook_ouch'; did you mean" in error
+
+
+def test_an_sae_of_the_wrong_width(tmp_path, capsys, own_data):
+    from sae_lens import TopKSAE, TopKSAEConfig
+
+    folder = own_data / "saes" / "minilm-l4-topk"
+    sae = TopKSAE(TopKSAEConfig(k=4, d_in=16, d_sae=32))
+    sae.cfg.metadata.hook_name = "blocks.4.hook_out"
+    sae.cfg.metadata.prepend_bos = False
+    sae.save_model(folder)
+    card = read_json(folder / "card.json")
+    card["sha256"] = sha256_file(folder / "sae_weights.safetensors")
+    (folder / "card.json").write_text(json.dumps(card))
+    error = refused(capsys, tmp_path / "o", "-p", "concept", "days")
+    assert "reads 16 dimensions" in error and "has 384" in error
+
+
+def test_corrupted_weights(tmp_path, capsys, own_data):
+    weights = own_data / "saes" / "minilm-l4-l1" / "sae_weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 255
+    weights.write_bytes(data)
+    error = refused(capsys, tmp_path / "o", "-p", "concept", "days")
+    assert "not what its card describes" in error and "git checkout" in error
+
+
+def test_no_network_and_nothing_cached(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    assert "cannot load SAE" in refused(capsys, tmp_path / "o", "-p", "preset", "gpt2-small")
+
+
+def test_a_full_disk(tmp_path):
+    """A size limit on files stands for the disk: writing the executed notebook fails."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000));"
+        "from saerepgeo_lib.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    out = tmp_path / "o"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "stratified_manifold", *QUICK, "-p", "concept",
+         "days", "-o", str(out)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode in (1, 2), done.stderr
+    assert not out.exists() or not [p for p in out.iterdir() if p.is_dir()]
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path):
+    out = tmp_path / "o"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "saerepgeo_lib.cli", "run", "stratified_manifold", "-o", str(out)],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "CI": "true"},
+    )  # fmt: skip
+    while not out.exists() or not list(out.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert "interrupted" in error and "Traceback" not in error
+    assert not list(out.iterdir())
