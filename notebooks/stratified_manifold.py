@@ -11,7 +11,7 @@
 #
 # - how prompts become a latent tensor, and what its rank measures;
 # - its spectrum and rank as noise grows, on a real transformer and real autoencoders;
-# - the same for five *nulls*, in which nothing sparse was learned;
+# - the same for four kinds of *null*, in which nothing sparse was learned;
 # - what can be certified, and a verdict in numbers computed on this page.
 #
 # **Time**: about one minute on two CPU cores and half of that on a Colab GPU, in under 3 GB of
@@ -30,7 +30,17 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 try:
-    from saerepgeo_lib import latents, models, plots, presets, prompts, residuals, saes, tokens
+    from saerepgeo_lib import (
+        latents,
+        models,
+        noise_sweep,
+        plots,
+        presets,
+        prompts,
+        residuals,
+        saes,
+        tokens,
+    )
     from saerepgeo_lib import stratification as case1
     from saerepgeo_lib.records import Record
 except ModuleNotFoundError as error:
@@ -39,6 +49,7 @@ except ModuleNotFoundError as error:
         "Colab clone it and run `pip install -e .` there (README, section Colab)"
     ) from error
 
+# %matplotlib inline
 plots.style()
 
 # %% [markdown]
@@ -52,10 +63,10 @@ preset: str = "minilm"  # model and SAEs: minilm, gpt2-small, pythia-70m or gemm
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
 positions: str = "content"  # tokens looked at: content (all that count) or entity
-max_slots: int = 3  # tokens a prompt in the tensor, the entity's first
+max_slots: int = 2  # tokens a prompt in the tensor, the entity's first
 noise_levels: list[float] = [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]  # ascending from 0
 noise_scaling: str = "relative"  # relative (times the residual's own spread) or absolute
-n_seeds: int = 5  # noise draws, at least 2; each has its own random encoder and permutation
+n_seeds: int = 10  # noise draws, at least 2; each has its own random encoder and permutation
 seed: int = 0  # first of the seeds
 rank_rule: str = "relative"  # relative, exact, effective, participation or stable
 rank_mode: int = 3  # unfolding that the verdict is about: 1 prompt, 2 token, 3 feature
@@ -165,7 +176,7 @@ fit.style.format({"FVU": "{:.3f}", "L0": "{:.0f}"}).hide(axis="index")
 # %%
 with record.stage("sweep"):
     sweeps = {
-        name: case1.sweep(
+        name: noise_sweep.sweep(
             vectors[name],
             autoencoders,
             sparse=sparse,
@@ -242,7 +253,7 @@ plots.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
 # decided by the size of the perturbation alone.
 
 # %% mystnb={"image": {"alt": "Measured relative rank inside the interval that Weyl's inequality allows, by noise level. The interval is a point without noise and opens at the smallest level.", "classes": "dark-light"}, "figure": {"caption": "The measured rank (line) within the bounds that Weyl's inequality gives (shaded), first concept.", "name": "certificate"}}
-shown = [case1.RESIDUAL, *autoencoders]
+shown = [noise_sweep.RESIDUAL, *autoencoders]
 plots.plot_certificate(certified[first], ranks[first], shown, mode=rank_mode)
 
 # %%
@@ -265,6 +276,9 @@ display(
 spread = {name: case1.variability(table, rule=rank_rule) for name, table in ranks.items()}
 plots.plot_variability(spread, mode=rank_mode)
 
+# %%
+display(Markdown(case1.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mode)))
+
 # %% [markdown]
 # ## Verdict
 #
@@ -277,8 +291,7 @@ plots.plot_variability(spread, mode=rank_mode)
 # %%
 for name, table in spread.items():
     record.claims += case1.judge(table, concept=name, rule=rank_rule, mode=rank_mode, sparse=sparse)
-findings = pd.DataFrame([vars(claim) for claim in record.claims])
-findings.drop(columns="statistic").style.format(precision=3).hide(axis="index")
+case1.claims_table(record.claims).style.hide(axis="index")
 
 # %%
 display(Markdown(case1.verdict_text(record.claims)))

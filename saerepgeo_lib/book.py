@@ -45,7 +45,7 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
     shutil.copy(root / "_toc.yml", stage)
     _write_config(root, stage)
     command = [
-        sys.executable, "-m", "jupyter_book", "build", str(stage),
+        sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(stage),
         "--path-output", str(root), "--all", "-W", "-n", "--keep-going", "-q",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

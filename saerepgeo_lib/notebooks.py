@@ -1,7 +1,7 @@
 """Notebooks: the pairs of `.py` source and `.ipynb`, and their typed parameters."""
 
 import ast
-import difflib
+import itertools
 import json
 import re
 import subprocess
@@ -133,13 +133,21 @@ def check_pairs(folder: Path = NOTEBOOK_DIR) -> list[str]:
         notebook = jupytext.read(pair)
         if any(cell.get("outputs") for cell in notebook.cells):
             problems.append(f"{name}.ipynb has outputs")
-        text = jupytext.writes(notebook, fmt="py:percent")
-        diff = difflib.unified_diff(
-            source.read_text(encoding="utf-8").splitlines(), text.splitlines(), lineterm="", n=0
-        )
-        if changed := list(diff)[2:6]:
-            problems.append(f"{name}.ipynb differs from {name}.py: " + " | ".join(changed))
+        wanted, found = _content(jupytext.read(source)), _content(notebook)
+        if wanted != found:
+            both = itertools.zip_longest(wanted, found)
+            first = next(i for i, (a, b) in enumerate(both) if a != b)
+            problems.append(f"{name}.ipynb differs from {name}.py, first in cell {first}")
     return problems
+
+
+def _content(notebook: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """What a pair has in common: type, source and the kept metadata of each cell."""
+    kept = ("tags", "mystnb")
+    return [
+        (cell.cell_type, cell.source, {k: cell.metadata[k] for k in kept if k in cell.metadata})
+        for cell in notebook.cells
+    ]
 
 
 def make_pairs(folder: Path = NOTEBOOK_DIR) -> list[Path]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from saerepgeo_lib.stratification import RESIDUAL, Sweep
+from saerepgeo_lib.noise_sweep import RESIDUAL, Sweep
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; line widths and markers
 # carry the same distinction for print without colour.

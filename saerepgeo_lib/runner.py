@@ -22,6 +22,7 @@ from saerepgeo_lib.notebooks import find_notebook, parse_parameters, read_parame
 
 logger = logging.getLogger(__name__)
 
+_KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD_VARIABLE = "SAEREPGEO_RECORD"  # tells the running notebook where its record goes
 
 
@@ -86,7 +87,9 @@ def _execute(
     progress: bool,
 ) -> None:
     pair = executed.with_suffix(".source.ipynb")
-    jupytext.write(jupytext.read(source), pair, fmt="ipynb")
+    notebook = jupytext.read(source)
+    notebook.metadata["kernelspec"] = _KERNEL
+    jupytext.write(notebook, pair, fmt="ipynb")
     os.environ[RECORD_VARIABLE] = str(record.resolve())
     try:
         papermill.execute_notebook(

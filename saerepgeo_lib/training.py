@@ -120,7 +120,7 @@ def collect_activations(
             with atomic_path(path) as temporary:
                 np.save(temporary, x)
     arrays = [np.load(path, mmap_mode="r") for path in paths]
-    return Activations(arrays[:-1], np.asarray(arrays[-1]), sources)
+    return Activations(arrays[:-1], np.array(arrays[-1]), sources)
 
 
 def _chunk_activations(

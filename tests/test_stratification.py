@@ -6,6 +6,7 @@ import torch
 from saerepgeo_lib import stratification as case1
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.latents import encode
+from saerepgeo_lib.noise_sweep import _permute, sweep
 from saerepgeo_lib.ranks import relative_rank
 from saerepgeo_lib.residuals import Residuals
 from saerepgeo_lib.tensors import aligned_rows
@@ -23,7 +24,7 @@ def vectors(n_prompts=10, n_tokens=4, d=8):
 
 @pytest.fixture
 def swept(small_sae):
-    return case1.sweep(
+    return sweep(
         vectors(), {"SAE": small_sae}, sparse=["SAE"], levels=LEVELS, seeds=SEEDS, max_slots=3
     )
 
@@ -59,7 +60,7 @@ def test_zero_noise_is_the_same_for_every_seed_and_noise_is_not(swept):
 
 def test_permuting_keeps_each_feature_s_values_and_breaks_its_rows(small_sae):
     codes = encode(small_sae, vectors().x)
-    (null,) = case1._permute([codes], seed=0)
+    (null,) = _permute([codes], seed=0)
     assert torch.equal(null.values.sort(0).values, codes.values.sort(0).values)
     assert not torch.equal(null.values, codes.values)
 
@@ -89,7 +90,7 @@ def test_noise_aware_rules_are_for_the_residual_and_permutation_ranks_for_saes(s
 
 
 def test_the_same_seed_gives_the_same_ranks(swept, small_sae):
-    again = case1.sweep(
+    again = sweep(
         vectors(), {"SAE": small_sae}, sparse=["SAE"], levels=LEVELS, seeds=SEEDS, max_slots=3
     )
     assert case1.rank_table(again).equals(case1.rank_table(swept))
@@ -98,11 +99,11 @@ def test_the_same_seed_gives_the_same_ranks(swept, small_sae):
 def test_levels_and_seeds_are_checked(small_sae):
     for levels in ([0.1, 1], [0, 2, 1], [0], [0, float("nan")], [0, 0, 1]):
         with pytest.raises(UserError, match="ascend from 0"):
-            case1.sweep(vectors(), {"SAE": small_sae}, sparse=[], levels=levels)
+            sweep(vectors(), {"SAE": small_sae}, sparse=[], levels=levels)
     with pytest.raises(UserError, match="two different seeds"):
-        case1.sweep(vectors(), {"SAE": small_sae}, sparse=[], seeds=[1, 1])
+        sweep(vectors(), {"SAE": small_sae}, sparse=[], seeds=[1, 1])
     with pytest.raises(UserError, match="sparse SAE"):
-        case1.sweep(vectors(), {"SAE": small_sae}, sparse=["SEA"])
+        sweep(vectors(), {"SAE": small_sae}, sparse=["SEA"])
 
 
 def spread(**by_label):
@@ -169,7 +170,7 @@ def test_a_union_of_strata_shows_and_a_flat_sheet_does_not():
     linear = StandardSAE(StandardSAEConfig(d_in=8, d_sae=8))
     with torch.no_grad():
         linear.W_enc.copy_(torch.eye(8))  # all pre-activations positive: affine, never clipped
-    swept = case1.sweep(sheet, {"linear": linear}, sparse=["linear"], levels=(0, 1e-4),
+    swept = sweep(sheet, {"linear": linear}, sparse=["linear"], levels=(0, 1e-4),
                         scaling="absolute", seeds=(0, 1), max_slots=3)  # fmt: skip
     ranks = case1.rank_table(swept, tau=1e-4).query("rule == 'relative' and mode == 3")
     by_label = ranks[ranks["label"] == "linear"]["rank"]

@@ -5,6 +5,7 @@ from conftest import HOOK
 from saerepgeo_lib import stratification as case1
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.models import best_device
+from saerepgeo_lib.noise_sweep import sweep
 from saerepgeo_lib.prompts import Concept, Prompt, load_concept
 from saerepgeo_lib.residuals import add_noise, compute_residuals, rms
 from saerepgeo_lib.saes import random_sae
@@ -81,7 +82,7 @@ def test_masked_tokens_never_reach_a_result(minilm, days):
     assert torch.equal(poisoned.x, days.x)
     sae = random_sae_for(minilm)
     runs = [
-        case1.rank_table(case1.sweep(r, {"a": sae}, sparse=["a"], levels=[0, 1], seeds=[0, 1]))
+        case1.rank_table(sweep(r, {"a": sae}, sparse=["a"], levels=[0, 1], seeds=[0, 1]))
         for r in (poisoned, days)
     ]
     assert runs[0].equals(runs[1])
@@ -100,7 +101,7 @@ def test_forward_passes_do_not_depend_on_noise_levels_and_seeds(minilm):
     for levels, seeds in (([0, 1], [0, 1]), ([0, 0.1, 0.5, 1, 2], [0, 1, 2, 3])):
         spy = Spy(minilm)
         vectors = compute_residuals(spy, tokens, HOOK)
-        case1.sweep(
+        sweep(
             vectors,
             {"a": random_sae_for(minilm)},
             sparse=["a"],
