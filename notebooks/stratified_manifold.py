@@ -23,31 +23,34 @@
 # here `[ours]`.
 
 # %%
+import importlib.util
+
+if importlib.util.find_spec("saerepgeo_lib") is None:
+    raise ModuleNotFoundError(
+        "saerepgeo_lib is not installed: run `make setup` in a clone of the repository, or on "
+        "Colab follow the README's section Colab"
+    )
+
+# %%
 import os
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
 
-try:
-    from saerepgeo_lib import (
-        latents,
-        models,
-        noise_sweep,
-        plots,
-        presets,
-        prompts,
-        residuals,
-        saes,
-        tokens,
-    )
-    from saerepgeo_lib import stratification as case1
-    from saerepgeo_lib.records import Record
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "saerepgeo_lib is not installed: in a clone of the repository run `make setup`; on "
-        "Colab clone it and run `pip install -e .` there (README, section Colab)"
-    ) from error
+from saerepgeo_lib import (
+    latents,
+    models,
+    noise_sweep,
+    plots,
+    presets,
+    prompts,
+    residuals,
+    saes,
+    tokens,
+)
+from saerepgeo_lib import stratification as case1
+from saerepgeo_lib.records import Record
 
 # %matplotlib inline
 plots.style()
