@@ -147,10 +147,13 @@ def plot_certificate(
     certified: pd.DataFrame, ranks: pd.DataFrame, labels: Sequence[str], *, mode: int = 3
 ) -> Figure:
     """Measured relative rank inside the interval that Weyl's inequality allows, by noise level."""
-    looks = _look(labels)
-    figure = Figure(figsize=(3.1 * len(labels) + 0.6, 3.2), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, len(labels), sharey=True))
-    for ax, label in zip(axes, labels, strict=True):
+    looks = _look(tuple(dict.fromkeys(ranks["label"])))
+    rows = -(-len(labels) // 2)
+    figure = Figure(figsize=(6.6, 2.7 * rows + 0.3), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, 2, sharey=True)).ravel()
+    for ax in axes[len(labels) :]:
+        ax.set_visible(False)
+    for ax, label in zip(axes, labels, strict=False):
         part = certified[(certified["label"] == label) & (certified["mode"] == mode)]
         bounds = part.groupby("level").agg({"low": "min", "high": "max"})
         measured = ranks[
@@ -161,7 +164,7 @@ def plot_certificate(
         ax.fill_between(at, bounds["low"], bounds["high"], color=colour, alpha=0.2, lw=0)
         ax.plot(at, measured.mean(), color=colour, marker="o", ms=4)
         ax.set_title(label, fontsize=10)
-    axes[0].set_ylabel("relative rank")
+    figure.supylabel("relative rank", fontsize=11)
     return figure
 
 

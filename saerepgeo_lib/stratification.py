@@ -80,6 +80,8 @@ def active_table(sweeps: Mapping[str, Sweep]) -> pd.DataFrame:
     rows = []
     for concept, result in sweeps.items():
         for label in result.labels:
+            if label.startswith(permuted("")):
+                continue  # the counts of the SAE that was permuted
             active, l0 = result.active[label].mean(1), result.l0[label].mean(1)
             ever, n_tokens = result.shapes[label, 3]
             rows.append((concept, label, n_tokens, ever, active[0], active[-1], l0[0], l0[-1]))
@@ -95,7 +97,9 @@ def variability(ranks: pd.DataFrame, *, rule: str) -> pd.DataFrame:
     chosen = ranks[ranks["rule"] == rule]
     if chosen.empty:
         choose("rank rule", rule, sorted(set(ranks["rule"])))
-    groups = chosen.sort_values("level").groupby(["label", "mode", "seed"], sort=False)["rank"]
+    groups = chosen.sort_values("level", kind="stable").groupby(
+        ["label", "mode", "seed"], sort=False
+    )["rank"]
     spread = (groups.max() - groups.min()) / groups.first()
     return spread.rename("variability").reset_index()
 
@@ -179,11 +183,12 @@ def ceiling_text(
                 full.append(f"{label} ({concept})")
     if not full:
         return "No profile ends at its ceiling, the shorter side of the unfolding."
+    everyone = sum(len(result.labels) for result in sweeps.values())
+    who = f"all {everyone} profiles stand" if len(full) == everyone else f"{', '.join(full)} stand"
     return (
         "**Mind the ceiling.** No rank exceeds the shorter side of the unfolding. At the strongest "
-        f"noise {len(full)} of {sum(len(s.labels) for s in sweeps.values())} profiles stand there: "
-        f"{', '.join(full)}. Where a profile ends at its ceiling, its relative range "
-        "is decided by the clean rank alone."
+        f"noise {who} there. Where a profile ends at its ceiling, its relative range is decided by "
+        "the clean rank alone."
     )
 
 
