@@ -72,7 +72,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("minilm-l4-topk", "topk", 32, 10_000_000),
-        Recipe("minilm-l4-l1", "standard", 3.0, 8_000_000),
+        Recipe("minilm-l4-l1", "standard", 2.3, 8_000_000),
         Recipe("minilm-l4-dense", "standard", 0.0, 2_000_000),
     )
 }
