@@ -1,6 +1,7 @@
 """The book: executed notebooks and prose, staged and rendered by Jupyter Book."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from saerepgeo_lib.notebooks import check_pairs
 from saerepgeo_lib.runner import run
 
 logger = logging.getLogger(__name__)
+
+# What a browser fetches by itself; links that a reader may follow are no matter.
+_LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"(https?://[^\"]*)\"")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +60,13 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
     missing = [page for page in pages if not (html / f"{page}.html").is_file()]
     if missing:
         raise UserError(f"pages missing from the built book: {', '.join(missing)}")
+    foreign = {
+        address
+        for page in html.rglob("*.html")
+        for address in _LOADED.findall(page.read_text(encoding="utf-8"))
+    }
+    if foreign:
+        raise UserError(f"pages would load foreign addresses: {', '.join(sorted(foreign))}")
     return html / "index.html"
 
 

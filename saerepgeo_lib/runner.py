@@ -64,16 +64,18 @@ def run(
             return result
         logger.warning("%s is broken; running the notebook again", folder)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=f".{source.stem}.") as temporary:
-        executed = Path(temporary) / result.notebook.name
-        record = Path(temporary) / result.record.name
+    temporary = Path(tempfile.mkdtemp(dir=out, prefix=f".{source.stem}."))
+    try:
+        record = temporary / result.record.name
+        executed = temporary / result.notebook.name
         _execute(source, executed, record, parameters, out=out, progress=progress)
         if not record.is_file():
             raise NotebookError(f"{source.stem} ended without writing its record")
         shutil.rmtree(folder, ignore_errors=True)
-        Path(temporary).chmod(0o755)
-        shutil.copytree(temporary, f"{temporary}.whole")
-        Path(f"{temporary}.whole").rename(folder)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return Run(result.notebook, result.record, cached=False)
 
 
