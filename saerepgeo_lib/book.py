@@ -84,7 +84,7 @@ def _write_config(root: Path, stage: Path) -> None:
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     url = _repository_url(root)
     if url is not None:
-        branch = _git(root, "rev-parse", "--abbrev-ref", "HEAD") or "main"
+        branch = _git(root, "branch", "--show-current") or "main"
         config["repository"] = {"url": url, "branch": branch}
         config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
         config["html"]["use_repository_button"] = True
@@ -100,6 +100,8 @@ def _repository_url(root: Path) -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    if shutil.which("git") is None:
+        return ""
     done = subprocess.run(
         ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
     )

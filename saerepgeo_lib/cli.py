@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.files import cache_dir
+from saerepgeo_lib.files import cache_dir, data_dir
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
 
     saes = commands.add_parser("saes", help="train the shipped autoencoders (resumable)")
     saes.add_argument("names", nargs="*", help="which ones (default: all)")
-    saes.add_argument("--out", type=Path, default=Path("data/saes"), help="where weights go")
+    saes.add_argument("--out", type=Path, help="where weights go (default: data/saes)")
     saes.add_argument("--work", type=Path, default=None, help="activations and checkpoints")
     saes.add_argument(
         "--text", type=Path, default=None, help="train on this text, one passage a line"
@@ -73,10 +73,15 @@ def _saes(args: argparse.Namespace) -> None:
     from saerepgeo_lib.models import best_device
     from saerepgeo_lib.training import train_shipped
 
+    if args.out is None and (args.text is not None or args.max_samples is not None):
+        raise UserError(
+            "with --text or --max-samples name a folder with --out: "
+            "without it the shipped autoencoders would be replaced"
+        )
     train_shipped(
         args.names,
         work=args.work or cache_dir() / "training",
-        out=args.out,
+        out=args.out or data_dir() / "saes",
         text=args.text,
         wordnet=args.wordnet or WORDNET_DIR,
         device=best_device(args.device),

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saerepgeo_lib.residuals import batches_of
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.residuals import batches_of, float64
 
 MEMORY_BUDGET = 2**28  # bytes that one batch of dense latents may take
 
@@ -29,7 +30,7 @@ class Codes:
 def encode(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMORY_BUDGET) -> Codes:
     """`sae.encode(x)` without the columns that are zero for every row.
 
-    At most `memory_budget` bytes of dense latents exist at once; what is kept grows with the
+    At most `memory_budget` bytes of dense latents exist at once a call; what is kept grows with the
     features in use, not with the width of the SAE.
     """
     size = max(1, memory_budget // (sae.cfg.d_sae * x.element_size()))
@@ -48,9 +49,10 @@ def encode(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMOR
 def difference(a: Codes, b: Codes) -> Float[Tensor, "tokens active"]:
     """`a - b` on the union of their active features."""
     features = torch.unique(torch.cat([a.features, b.features]))
-    out = torch.zeros(len(a.values), len(features), dtype=torch.float64, device=a.values.device)
-    out[:, torch.searchsorted(features, a.features)] = a.values.double()
-    out[:, torch.searchsorted(features, b.features)] -= b.values.double()
+    left, right = float64(a.values), float64(b.values)
+    out = left.new_zeros(len(left), len(features))
+    out[:, torch.searchsorted(features, a.features).to(out.device)] = left
+    out[:, torch.searchsorted(features, b.features).to(out.device)] -= right
     return out
 
 
@@ -63,10 +65,14 @@ def fvu(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMORY_B
     """
     size = max(1, memory_budget // (sae.cfg.d_sae * x.element_size()))
     error = sum(
-        (x[rows] - sae.decode(sae.encode(x[rows]))).double().square().sum().item()
+        float64(x[rows] - sae.decode(sae.encode(x[rows]))).square().sum().item()
         for rows in batches_of(len(x), size)
     )
-    return error / (x.double() - x.double().mean(0)).square().sum().item()
+    spread = float64(x) - float64(x).mean(0)
+    total = spread.square().sum().item()
+    if total == 0:
+        raise UserError(f"the FVU of {len(x)} identical tokens is undefined: they do not vary")
+    return error / total
 
 
 def fit_on(sae: Any, x: Float[Tensor, "tokens d"]) -> dict[str, float]:

@@ -72,7 +72,7 @@ def load_model(name: str = "minilm", *, device: str = "cpu") -> TransformerBridg
             warnings.simplefilter("ignore")
             model = TransformerBridge.boot_transformers(source, device=device)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"cannot load the model {name!r}: {reason} "
             "(no network and nothing cached? a gated model needs HF_TOKEN in the environment)"

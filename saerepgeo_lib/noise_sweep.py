@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,24 @@ from saerepgeo_lib.saes import random_sae
 from saerepgeo_lib.tensors import aligned_rows, modal_norms, modal_spectra
 
 RESIDUAL = "residual"
-RANDOM = "random encoder"
+_STREAMS = {"noise": 0, "encoder": 1, "permutation": 2}
 PAPER_LEVELS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def permuted(label: str) -> str:
     """Name of the null in which each feature of `label` is permuted over the tokens."""
     return f"permuted {label}"
+
+
+def randomized(label: str) -> str:
+    """Name of the random encoder with the L0 of `label`."""
+    return f"random {label}"
+
+
+def stream(seed: int, purpose: str) -> torch.Generator:
+    """A generator for one purpose of a seed; different purposes share no random numbers."""
+    state = np.random.SeedSequence([seed, _STREAMS[purpose]]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
 
 
 @dataclass
@@ -84,11 +96,13 @@ def sweep(
 ) -> Sweep:
     """Spectra of the three unfoldings for every SAE and null, over noise levels and seeds.
 
-    The representations are the residual stream, each of `saes`, a random encoder with the L0
-    of the first sparse SAE on the clean tokens, and each of the `sparse` SAEs with every
-    feature permuted over the tokens. The model is not needed: `residuals` are given.
+    The representations are the residual stream, each of `saes`, and for each of the `sparse`
+    SAEs two nulls: a random encoder with its mean L0 on the clean tokens, and its latents with
+    every feature permuted over the tokens. The model is not needed: `residuals` are given.
+    Noise, random encoders and permutations of a seed come from separate streams.
     """
     levels = check_levels(levels)
+    choose("noise scaling", scaling, ("relative", "absolute"))
     seeds = tuple(dict.fromkeys(seeds))
     if len(seeds) < 2:
         raise UserError("give at least two different seeds: an interval needs them")
@@ -98,25 +112,25 @@ def sweep(
     x = residuals.x[rows.flatten()]
     sigma = rms(residuals.x) if scaling == "relative" else 1.0
     result = Sweep(levels, seeds, sigma, (rows.shape[0], rows.shape[1]))
-    clean = {label: encode(sae, x) for label, sae in saes.items()}
-    reference = sparse[0] if sparse else next(iter(saes))
-    l0 = max(1, round(clean[reference].l0))
+    l0 = {label: max(1, round(encode(saes[label], x).l0)) for label in sparse}
 
-    def at_level(level: float, seed: int, random: Any) -> dict[str, Codes]:
-        generator = torch.Generator().manual_seed(seed)
+    def at_level(level: float, seed: int, nulls: Mapping[str, Any]) -> dict[str, Codes]:
+        generator = stream(seed, "noise")
         noisy = add_noise(x, level * sigma, scaling="absolute", generator=generator)
         codes = {RESIDUAL: Codes(noisy, torch.arange(noisy.shape[1], device=x.device))}
-        return codes | {
-            label: encode(sae, noisy) for label, sae in {**saes, RANDOM: random}.items()
-        }
+        return codes | {label: encode(sae, noisy) for label, sae in {**saes, **nulls}.items()}
 
     with _workers() as pool:
         for s, seed in enumerate(tqdm(seeds, desc=description, unit="seed", leave=False)):
-            random = random_sae(saes[reference], l0=l0, random_state=seed)
-            sequence = list(pool.map(lambda level: at_level(level, seed, random), levels))  # noqa: B023
+            generator = stream(seed, "encoder")
+            nulls = {
+                randomized(label): random_sae(saes[label], l0=l0[label], generator=generator)
+                for label in sparse
+            }
+            sequence = list(pool.map(partial(at_level, seed=seed, nulls=nulls), levels))
             for label in sparse:
-                nulls = _permute([codes[label] for codes in sequence], seed)
-                for codes, null in zip(sequence, nulls, strict=True):
+                shuffled = _permute([codes[label] for codes in sequence], seed)
+                for codes, null in zip(sequence, shuffled, strict=True):
                     codes[permuted(label)] = null
             _store(result, s, sequence, pool)
     return result
@@ -137,7 +151,7 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
 def _permute(sequence: list[Codes], seed: int) -> list[Codes]:
     """Each feature permuted over the tokens, in the same way at every level."""
     features = torch.unique(torch.cat([codes.features for codes in sequence]))
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed, "permutation")
     keys = torch.rand(len(sequence[0].values), len(features), generator=generator)
     orders = keys.argsort(0).to(features.device)
     return [

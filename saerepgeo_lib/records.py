@@ -48,7 +48,7 @@ class Record:
         seconds = time.perf_counter() - start
         scale = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
-        self.stages[name] = {"seconds": round(seconds, 3), "peak_memory_mib": round(peak)}
+        self.stages[name] = {"seconds": round(seconds, 3), "process_peak_mib": round(peak)}
 
     def results(self) -> dict[str, Any]:
         """The part that the same parameters and seeds reproduce number for number."""

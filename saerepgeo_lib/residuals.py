@@ -42,6 +42,14 @@ class Residuals:
         return Residuals(self.x[keep], self.prompt[keep], self.position[keep], keep[keep])
 
 
+def by_position(residuals: Residuals) -> dict[str, Residuals]:
+    """The tokens given, and where there are other tokens too, the entities' alone."""
+    parts = {"content": residuals}
+    if residuals.entity.any():
+        parts["entity"] = residuals.at("entity")
+    return parts if len(parts) == 1 or not residuals.entity.all() else {"entity": residuals}
+
+
 @torch.no_grad()
 def run_to_hook(
     model: Any,
@@ -85,9 +93,15 @@ def compute_residuals(model: Any, tokens: Tokens, hook: str, *, batch_size: int 
     return Residuals(torch.cat(parts), prompt, position, tokens.entity[tokens.content])
 
 
+def float64(x: Tensor) -> Tensor:
+    """`x` in double precision; on the CPU where the device (Apple's mps) has none."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
 def rms(x: Float[Tensor, "tokens d"]) -> float:
     """Root mean square of the centred rows: sqrt(mean((x - mean)^2)) over tokens and components."""
-    return (x.double() - x.double().mean(0)).square().mean().sqrt().item()
+    y = float64(x)
+    return (y - y.mean(0)).square().mean().sqrt().item()
 
 
 def add_noise(

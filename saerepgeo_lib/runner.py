@@ -73,7 +73,11 @@ def run(
             raise NotebookError(f"{source.stem} ended without writing its record")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.chmod(0o755)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not _is_whole(result):  # else an equal run was faster
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Run(result.notebook, result.record, cached=False)
@@ -147,7 +151,7 @@ def _key(source: Path, values: dict[str, Any]) -> str:
         {
             "notebook": sha256_file(source),
             "parameters": values,
-            "files": [[p.name, sha256_file(p)] for p in [*library, *data, *used]],
+            "files": [["/".join(p.parts[-2:]), sha256_file(p)] for p in [*library, *data, *used]],
             "packages": packages,
             "python": platform.python_version(),
             "machine": platform.machine(),

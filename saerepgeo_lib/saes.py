@@ -68,7 +68,7 @@ def _load_release(release: str, sae_id: str, device: str) -> Any:
             warnings.simplefilter("ignore")
             return SAE.from_pretrained(release, sae_id, device=device).eval()
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load SAE {sae_id!r} of release {release!r}: {reason}") from error
 
 
@@ -105,8 +105,8 @@ def check_fit(sae: Any, d_model: int, label: str) -> None:
         )
 
 
-def random_sae(reference: Any, *, l0: int, random_state: int) -> TopKSAE:
-    """A null: a TopK SAE with Gaussian unit-norm weights and the reference's width and centre.
+def random_sae(reference: Any, *, l0: int, generator: torch.Generator) -> TopKSAE:
+    """A null: a TopK SAE with random unit-norm weights and the reference's width and centre.
 
     Nothing in it is learned but the centre b_dec; exactly `l0` latents of each code may be
     active. The decoder is the encoder's transpose.
@@ -114,12 +114,18 @@ def random_sae(reference: Any, *, l0: int, random_state: int) -> TopKSAE:
     d_in, d_sae = reference.cfg.d_in, reference.cfg.d_sae
     if not 1 <= l0 <= d_sae:
         raise UserError(f"l0 must lie between 1 and the width {d_sae}, got {l0}")
-    generator = torch.Generator().manual_seed(random_state)
     directions = torch.randn(d_sae, d_in, generator=generator)
     directions /= directions.norm(dim=1, keepdim=True)
     metadata = reference.cfg.metadata
     sae = TopKSAE(
-        TopKSAEConfig(k=l0, d_in=d_in, d_sae=d_sae, apply_b_dec_to_input=True, metadata=metadata)
+        TopKSAEConfig(
+            k=l0,
+            d_in=d_in,
+            d_sae=d_sae,
+            apply_b_dec_to_input=True,
+            normalize_activations=reference.cfg.normalize_activations,
+            metadata=metadata,
+        )
     )
     state = {
         "W_enc": directions.T.contiguous(),

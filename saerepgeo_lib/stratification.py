@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from saerepgeo_lib.claims import Claim, Verdict
-from saerepgeo_lib.errors import choose
-from saerepgeo_lib.noise_sweep import RESIDUAL, Sweep, permuted
+from saerepgeo_lib.errors import UserError, choose
+from saerepgeo_lib.noise_sweep import RESIDUAL, Sweep, check_levels, permuted, randomized
 from saerepgeo_lib.ranks import (
     RULES,
     gavish_donoho_rank,
@@ -16,10 +17,38 @@ from saerepgeo_lib.ranks import (
     relative_rank,
     weyl_bounds,
 )
-from saerepgeo_lib.statistics import mean_estimate
+from saerepgeo_lib.statistics import Estimate, mean_estimate
+from saerepgeo_lib.tensors import MODES
 
 TAU = 0.01
 VARIES = 0.05  # relative range below which a profile counts as constant
+MIN_SEEDS = 6  # with fewer, the smallest possible sign-flip p exceeds 0.05
+
+
+def check_parameters(
+    *,
+    positions: str,
+    noise_levels: Sequence[float],
+    noise_scaling: str,
+    n_seeds: int,
+    rank_rule: str,
+    rank_mode: int,
+    tau: float,
+    concepts: str,
+) -> None:
+    """Refuse what the page could not use, before anything is loaded."""
+    choose("positions", positions, ("content", "entity"))
+    choose("noise scaling", noise_scaling, ("relative", "absolute"))
+    choose("rank rule", rank_rule, RULES)
+    check_levels(noise_levels)
+    if rank_mode not in MODES:
+        raise UserError(f"rank_mode is 1 (prompt), 2 (token) or 3 (feature), got {rank_mode}")
+    if n_seeds < 2:
+        raise UserError(f"n_seeds must be at least 2, got {n_seeds}: an interval needs them")
+    if not 0 < tau < 1:
+        raise UserError(f"tau must lie strictly between 0 and 1, got {tau}")
+    if not concepts.replace(",", "").strip():
+        raise UserError("concept is empty; name one, or several separated by commas")
 
 
 def rank_table(result: Sweep, *, tau: float = TAU) -> pd.DataFrame:
@@ -63,7 +92,8 @@ def certified_table(result: Sweep, *, tau: float = TAU) -> pd.DataFrame:
     for (label, mode), spectra in result.spectra.items():
         for i, level in enumerate(result.levels):
             for j, seed in enumerate(result.seeds):
-                s, moved = spectra[0, j], float(result.shift[label, mode][i, j])
+                s = spectra[0, j, : min(result.shapes[label, mode])]
+                moved = float(result.shift[label, mode][i, j])
                 threshold = (tau * max(0.0, s[0] - moved), tau * (s[0] + moved))
                 low, high = weyl_bounds(s, moved, threshold=threshold)
                 rows.append((label, mode, level, seed, low, high, low == high))
@@ -81,7 +111,7 @@ def active_table(sweeps: Mapping[str, Sweep]) -> pd.DataFrame:
     for concept, result in sweeps.items():
         for label in result.labels:
             if label.startswith(permuted("")):
-                continue  # the counts of the SAE that was permuted
+                continue  # it has the counts of the SAE that was permuted
             active, l0 = result.active[label].mean(1), result.l0[label].mean(1)
             ever, n_tokens = result.shapes[label, 3]
             rows.append((concept, label, n_tokens, ever, active[0], active[-1], l0[0], l0[-1]))
@@ -94,9 +124,8 @@ def variability(ranks: pd.DataFrame, *, rule: str) -> pd.DataFrame:
 
     One row per label, mode and seed; columns label, mode, seed, variability.
     """
+    choose("rank rule", rule, RULES)
     chosen = ranks[ranks["rule"] == rule]
-    if chosen.empty:
-        choose("rank rule", rule, sorted(set(ranks["rule"])))
     groups = chosen.sort_values("level", kind="stable").groupby(
         ["label", "mode", "seed"], sort=False
     )["rank"]
@@ -105,49 +134,88 @@ def variability(ranks: pd.DataFrame, *, rule: str) -> pd.DataFrame:
 
 
 def judge(
-    spread: pd.DataFrame, *, concept: str, rule: str, mode: int, sparse: Sequence[str]
+    ranks: pd.DataFrame,
+    ceilings: Mapping[str, int],
+    *,
+    concept: str,
+    rule: str,
+    mode: int,
+    sparse: Sequence[str],
 ) -> list[Claim]:
-    """Findings on Case 1's claims for one concept, from `variability`'s table.
+    """Findings on Case 1's claims for one concept.
 
-    "Varies" holds if the relative range exceeds `VARIES` with 95 % confidence over noise
-    seeds; "beyond the nulls" holds against a null if the paired difference of relative
-    ranges is above 0 with 95 % confidence. The paper's inference to stratification is judged
-    by the weakest of these differences: it holds if every SAE's rank varies and exceeds every
-    null, holds in part if every rank varies and some nulls are exceeded.
+    *Varies*: the mean relative range exceeds `VARIES`. *Beyond the nulls*: the paired difference
+    of relative ranges to a null is above 0. Each holds if its 95 % interval over seeds lies
+    above that bound and its sign-flip p is at most 0.05. A comparison cannot be tested if there are
+    fewer than `MIN_SEEDS` seeds, if the null has no room (its clean rank stands at its ceiling),
+    or if the SAE has too little: even a rise to its ceiling (`ceilings`, by label) would not
+    reach the null's range. *Stratified* holds if every SAE's rank varies and every
+    comparison holds; holds in part if that is true of the testable comparisons, at least one
+    of which exists for each SAE; cannot be tested if none is testable.
     """
-    part = spread[spread["mode"] == mode].set_index(["label", "seed"])["variability"].unstack()
+    part = variability(ranks, rule=rule).query("mode == @mode")
+    spread = part.set_index(["label", "seed"])["variability"].unstack()
+    start = ranks.query("rule == @rule and mode == @mode and level == 0")
+    clean = start.groupby("label")["rank"].mean()
     statistic = f"relative range of the {rule} rank, mode {mode}"
-    claims, differences = [], []
+
+    def verdict(sample: np.ndarray, *, testable: bool = True) -> tuple[Estimate, Verdict]:
+        found = mean_estimate(sample)
+        if not testable or found.n < MIN_SEEDS:
+            return found, "cannot be tested here"
+        return found, "holds" if found.low > 0 and found.p <= 0.05 else "does not hold"
+
+    varies, beyond = [], []
     for label in sparse:
-        found = mean_estimate(part.loc[label].to_numpy())
-        verdict: Verdict = "holds" if found.low > VARIES else "does not hold"
-        claims.append(
-            Claim.of("case1-rank-varies", f"{concept}: {label}", statistic, found, verdict)
+        sample = spread.loc[label].to_numpy()
+        above, outcome = verdict(sample - VARIES)
+        found = replace(mean_estimate(sample), p=above.p)
+        varies.append(
+            Claim.of("case1-rank-varies", f"{concept}: {label}", statistic, found, outcome)
         )
-        nulls = [name for name in part.index if name not in sparse and _is_null_of(name, label)]
-        for null in nulls:
-            gap = mean_estimate((part.loc[label] - part.loc[null]).to_numpy())
-            verdict = "holds" if gap.low > 0 else "does not hold"
+        reach = (ceilings[label] - clean[label]) / clean[label]
+        for null in nulls_of(label, list(spread.index), sparse):
+            other = spread.loc[null].to_numpy()
+            room = clean[null] < 0.99 * ceilings[null] and max(reach, sample.max()) > other.mean()
+            gap, outcome = verdict(sample - other, testable=bool(room))
             subject = f"{concept}: {label} minus {null}"
-            differences.append(Claim.of("case1-beyond-nulls", subject, statistic, gap, verdict))
-    varies = all(claim.verdict == "holds" for claim in claims)
-    beyond = [claim.verdict == "holds" for claim in differences]
-    weakest = min(differences, key=lambda claim: claim.value)
+            beyond.append(Claim.of("case1-beyond-nulls", subject, statistic, gap, outcome))
+    tested = [c for c in beyond if c.verdict != "cannot be tested here"]
+    every = all(any(c.subject.startswith(f"{concept}: {x} minus") for c in tested) for x in sparse)
     overall: Verdict = "does not hold"
-    if varies and any(beyond):
-        overall = "holds" if all(beyond) else "holds in part"
+    if not tested:
+        overall = "cannot be tested here"
+    elif every and all(c.verdict == "holds" for c in [*varies, *tested]):
+        overall = "holds" if len(tested) == len(beyond) else "holds in part"
+    weakest = min(tested or beyond, key=lambda claim: claim.value)
     summary = replace(
         weakest,
         id="case1-stratified",
         subject=f"{concept}: weakest difference, {weakest.subject.partition(': ')[2]}",
         verdict=overall,
     )
-    return [*claims, *differences, summary]
+    return [*varies, *beyond, summary]
 
 
-def _is_null_of(name: str, label: str) -> bool:
-    """Every representation but the permuted version of another SAE is a null for `label`."""
-    return name == permuted(label) or not name.startswith(permuted(""))
+def nulls_of(label: str, labels: Sequence[str], sparse: Sequence[str]) -> list[str]:
+    """The nulls for an SAE: all that is no SAE, but neither null of another SAE."""
+    others = {f(x) for x in sparse if x != label for f in (permuted, randomized)}
+    return [name for name in labels if name not in sparse and name not in others]
+
+
+def ceilings(result: Sweep, *, mode: int) -> dict[str, int]:
+    """The largest rank that each representation's unfolding can have: its shorter side."""
+    return {label: min(result.shapes[label, mode]) for label in result.labels}
+
+
+def by_rule(ranks: Mapping[str, pd.DataFrame], *, mode: int) -> pd.DataFrame:
+    """Mean relative range over concepts and seeds: a row a representation, a column a rule."""
+    tables = []
+    for table in ranks.values():
+        for rule in RULES:
+            tables.append(variability(table, rule=rule).query("mode == @mode").assign(rule=rule))
+    means = pd.concat(tables).pivot_table("variability", "label", "rule", sort=False)
+    return means.rename_axis(None).rename_axis(None, axis=1).reset_index(names="representation")
 
 
 def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
@@ -199,7 +267,9 @@ def verdict_text(claims: Sequence[Claim]) -> str:
     by_null: dict[str, list[Claim]] = {}
     for claim in beyond:
         null = claim.subject.rpartition(" minus ")[2]
-        null = "its permuted latents" if null.startswith(permuted("")) else f"the {null}"
+        null = {"permuted": "its permuted latents", "random": "its random encoder"}.get(
+            null.partition(" ")[0], f"the {null}"
+        )
         by_null.setdefault(null, []).append(claim)
     held = sum(c.verdict == "holds" for c in varies)
     lines = [
@@ -209,7 +279,8 @@ def verdict_text(claims: Sequence[Claim]) -> str:
     for null, found in by_null.items():
         held = sum(c.verdict == "holds" for c in found)
         lines.append(
-            f"- **Against {null}** the SAE varies more in {held} of {len(found)} cases "
+            f"- **Against {null}** the SAE varies more in {held} of {len(found)} cases, "
+            f"{sum(c.verdict == 'cannot be tested here' for c in found)} of which cannot be tested "
             f"(difference {min(c.value for c in found):+.2f} to "
             f"{max(c.value for c in found):+.2f})."
         )

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.residuals import Residuals
+from saerepgeo_lib.residuals import Residuals, float64
 
 MODES = {1: "prompt", 2: "token", 3: "feature"}
 
@@ -59,7 +59,7 @@ def singular_values(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " k"]:
     matrix much longer than wide is first reduced by QR to a square one, which has the same
     singular values; so the cost is that of the shorter side.
     """
-    a = matrix.double()
+    a = float64(matrix)
     if a.shape[0] < a.shape[1]:
         a = a.T
     if a.shape[0] > 1.2 * a.shape[1]:
@@ -82,7 +82,7 @@ def modal_spectra(
     orthonormal Q from one QR), which leaves all three spectra as they are; so no problem grows
     beyond tokens x tokens.
     """
-    z = values.double()
+    z = float64(values)
     if z.shape[1] > z.shape[0]:
         z = torch.linalg.qr(z.T, mode="r").R.T
     tensor = latent_tensor(z, n_slots)
@@ -95,7 +95,7 @@ def modal_norms(values: Float[Tensor, "tokens F"], n_slots: int) -> dict[int, fl
     From the tokens' Gram matrix, whose blocks sum to the Gram matrices of modes 1 and 2; the
     largest eigenvalue loses no digits to squaring.
     """
-    z = values.double()
+    z = float64(values)
     gram = rearrange(z @ z.T, "(p t) (q u) -> p t q u", t=n_slots, u=n_slots)
     grams = {
         1: gram.diagonal(dim1=1, dim2=3).sum(-1),

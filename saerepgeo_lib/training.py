@@ -31,7 +31,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saerepgeo_lib.corpus import WORDNET_DIR, Passage, embedded_passages, user_passages
-from saerepgeo_lib.errors import choose
+from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.files import atomic_path, read_json, sha256_file, sha256_json, write_json
 from saerepgeo_lib.latents import fvu
 from saerepgeo_lib.models import MINILM, MINILM_SHA256, load_model
@@ -103,6 +103,11 @@ def collect_activations(
     """
     ordered = sorted(passages, key=lambda p: p.held_out)
     n_train = sum(not p.held_out for p in ordered)
+    if not 0 < n_train < len(ordered):
+        raise UserError(
+            f"{len(passages)} passages leave {n_train} to train on and "
+            f"{len(passages) - n_train} held out; give more text (a few hundred lines at least)"
+        )
     bounds = [*range(0, n_train, _CHUNK), n_train]
     spans = [*itertools.pairwise(bounds), (n_train, len(ordered))]
     paths, sources = [], []
@@ -151,6 +156,8 @@ class ShuffledBatches(Iterator[Tensor]):
         self._data = torch.cat([torch.from_numpy(np.array(a)) for a in arrays])
         self._batch_size = batch_size
         self._per_epoch = len(self._data) // batch_size
+        if not self._per_epoch:
+            raise UserError(f"{len(self._data)} tokens do not fill one batch of {batch_size}")
         self._seed = seed
         self._step = start
         self._order: Tensor | None = None
@@ -267,7 +274,12 @@ def measure(
 
 
 def save(
-    sae: Any, recipe: Recipe, folder: Path, *, fit: Callable[[Any], dict[str, Any]]
+    sae: Any,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    corpus: dict[str, str],
+    fit: Callable[[Any], dict[str, Any]],
 ) -> dict[str, Any]:
     """Save float16 weights and configuration in SAELens' format, and the card of what was saved.
 
@@ -285,7 +297,7 @@ def save(
         "recipe": asdict(recipe),
         "trainer": f"sae-lens {__version__} SAETrainer, bfloat16 autocast",
         "hook": HOOK,
-        "corpus": CORPUS,
+        "corpus": corpus,
         "stored_dtype": "float16",
         "sha256": sha256_file(weights),
         "fit": fit(SAE.load_from_disk(partial, dtype="float32").eval()),
@@ -308,12 +320,13 @@ def train_shipped(
 ) -> list[dict[str, Any]]:
     """Train the shipped autoencoders (all, or those named) into `out`, resuming in `work`."""
     chosen = [RECIPES[choose("recipe", name, RECIPES)] for name in names or RECIPES]
-    passages = (
-        user_passages(text)
-        if text is not None
-        else embedded_passages(n_frame_sentences=N_FRAME_SENTENCES, wordnet=wordnet)
-    )
-    key = sha256_json([MINILM_SHA256, HOOK, [p.text for p in passages]])[:16]
+    if text is None:
+        passages = embedded_passages(n_frame_sentences=N_FRAME_SENTENCES, wordnet=wordnet)
+        corpus = CORPUS
+    else:
+        passages = user_passages(text)
+        corpus = {"name": text.name, "sha256": sha256_file(text), "licence": "its owner's"}
+    key = sha256_json([MINILM_SHA256, HOOK, _CHUNK, [p.text for p in passages]])[:16]
     model = load_model("minilm", device=device)
     activations = collect_activations(model, HOOK, passages, folder=work / key / "activations")
     concepts = {
@@ -339,6 +352,7 @@ def train_shipped(
                 sae,
                 recipe,
                 out / recipe.name,
+                corpus=corpus,
                 fit=lambda saved: measure(saved, activations, concepts, device=device),
             )
         )

@@ -59,6 +59,7 @@ OBJECT = {"text": "On Monday.", "entity": "Monday"}
     ("content", "words"),
     [
         ("{not json", ["not JSON", "line 1"]),
+        ('{"days": ["x"], "days": ["y"]}', ["'days' occurs twice"]),
         ([], ["expected an object", "a list"]),
         ({}, ["expected an object"]),
         ({"days": []}, ["'days'", "no prompts"]),

@@ -96,14 +96,18 @@ def test_an_sae_of_another_width_or_hook_is_refused(small_sae):
 @pytest.mark.parametrize("l0", [1, 7])
 def test_the_random_null_has_exactly_the_asked_l0_and_is_fixed_by_its_seed(small_sae, l0):
     x = torch.randn(200, 8)
-    null = saes.random_sae(small_sae, l0=l0, random_state=1)
+
+    def made(seed):
+        return saes.random_sae(small_sae, l0=l0, generator=torch.Generator().manual_seed(seed))
+
+    null = made(1)
     z = null.encode(x)
     assert (z.count_nonzero(1) <= l0).all() and z.shape == (200, 32)
-    assert torch.equal(z, saes.random_sae(small_sae, l0=l0, random_state=1).encode(x))
-    assert not torch.equal(z, saes.random_sae(small_sae, l0=l0, random_state=2).encode(x))
+    assert torch.equal(z, made(1).encode(x))
+    assert not torch.equal(z, made(2).encode(x))
     torch.testing.assert_close(null.W_enc.norm(dim=0), torch.ones(32))
     with pytest.raises(UserError, match="l0 must lie"):
-        saes.random_sae(small_sae, l0=33, random_state=1)
+        saes.random_sae(small_sae, l0=33, generator=torch.Generator())
 
 
 def test_presets_name_the_paper_s_saes_as_saelens_registers_them():

@@ -30,11 +30,11 @@ def swept(small_sae):
 
 
 def test_the_sweep_holds_every_null_and_shape(swept):
-    assert swept.labels == ("residual", "SAE", "random encoder", "permuted SAE")
+    assert swept.labels == ("residual", "SAE", "random SAE", "permuted SAE")
     assert swept.tensor_shape == (10, 3)
     for (_, mode), spectra in swept.spectra.items():
         assert spectra.shape == (3, 3, {1: 10, 2: 3, 3: 30}[mode])
-    assert (swept.l0["random encoder"] == 4).all()
+    assert (swept.l0["random SAE"] <= 4).all()
     assert swept.l0["permuted SAE"] == pytest.approx(swept.l0["SAE"])
 
 
@@ -76,7 +76,6 @@ def test_measured_ranks_lie_within_weyls_bounds_and_certified_ones_are_the_clean
     sure = both[both["certified"]]
     index = pd.MultiIndex.from_frame(sure[["label", "mode", "seed"]])
     assert (sure["rank"].to_numpy() == clean[index].to_numpy()).all()
-    assert sure["level"].max() >= 0
 
 
 def test_noise_aware_rules_are_for_the_residual_and_permutation_ranks_for_saes(swept):
@@ -106,14 +105,25 @@ def test_levels_and_seeds_are_checked(small_sae):
         sweep(vectors(), {"SAE": small_sae}, sparse=["SEA"])
 
 
-def spread(**by_label):
-    rows = [(label, 3, seed, v) for label, vs in by_label.items() for seed, v in enumerate(vs)]
-    return pd.DataFrame(rows, columns=["label", "mode", "seed", "variability"])
+CEILING = 100
 
 
-def verdicts(table):
-    claims = case1.judge(table, concept="c", rule="relative", mode=3, sparse=["SAE"])
-    return {c.subject.removeprefix("c: "): c.verdict for c in claims}, claims[-1]
+def profiles(n_seeds=6, **by_label):
+    """Ranks that go from `clean` up by a relative range that differs a little between seeds."""
+    rows = []
+    for label, (clean, spread) in by_label.items():
+        for seed in range(n_seeds):
+            top = clean * (1 + spread * (1 + 0.01 * seed))
+            for level, rank in ((0.0, clean), (1.0, top)):
+                rows.append((label.replace("_", " "), 3, level, seed, "relative", rank, 0.0))
+    columns = ["label", "mode", "level", "seed", "rule", "rank", "tolerance"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def judged(table, sparse=("SAE",)):
+    labels = dict.fromkeys(table["label"], CEILING)
+    claims = case1.judge(table, labels, concept="c", rule="relative", mode=3, sparse=sparse)
+    return {c.subject.removeprefix("c: "): c.verdict for c in claims}, claims
 
 
 def test_variability_is_the_range_over_the_clean_rank():
@@ -127,51 +137,108 @@ def test_variability_is_the_range_over_the_clean_rank():
 
 
 @pytest.mark.parametrize(
-    ("sae", "null", "verdict"),
+    ("sae", "null", "n_seeds", "beyond", "overall"),
     [
-        ([0.50, 0.51, 0.52], [0.1, 0.1, 0.1], "holds"),
-        ([0.50, 0.51, 0.52], [0.9, 0.9, 0.9], "does not hold"),
-        ([0.01, 0.01, 0.01], [0.0, 0.0, 0.0], "does not hold"),
-        ([0.50, 0.10, 0.90], [0.4, 0.5, 0.3], "does not hold"),
+        ((50, 0.5), (50, 0.1), 6, "holds", "holds"),
+        ((50, 0.5), (50, 0.9), 6, "does not hold", "does not hold"),
+        ((50, 0.01), (50, 0.0), 6, "holds", "does not hold"),  # below 5 %: it does not vary
+        ((50, 0.5), (100, 0.0), 6, "cannot be tested here", "cannot be tested here"),
+        ((90, 0.1), (20, 3.0), 6, "cannot be tested here", "cannot be tested here"),
+        ((50, 0.5), (50, 0.1), 5, "cannot be tested here", "cannot be tested here"),
     ],
 )
-def test_the_verdict_follows_from_the_numbers(sae, null, verdict):
-    _, summary = verdicts(spread(SAE=sae, residual=null))
-    assert summary.verdict == verdict
-    assert summary.value == pytest.approx(np.mean(np.subtract(sae, null)))
+def test_the_verdict_follows_from_the_numbers(sae, null, n_seeds, beyond, overall):
+    verdicts, claims = judged(profiles(n_seeds, SAE=sae, residual=null))
+    assert verdicts["SAE minus residual"] == beyond
+    assert claims[-1].verdict == overall
+    seeds = 1 + 0.01 * np.arange(n_seeds)
+    assert claims[-1].value == pytest.approx((sae[1] - null[1]) * seeds.mean())
 
 
-def test_some_nulls_exceeded_is_holds_in_part_and_other_saes_permutations_are_no_null():
-    table = spread(SAE=[0.5, 0.6, 0.5], residual=[2, 2, 2], **{
-        "permuted SAE": [0, 0, 0], "permuted other": [9, 9, 9]})  # fmt: skip
-    by_subject, summary = verdicts(table)
-    assert summary.verdict == "holds in part"
-    assert by_subject == {
-        "SAE": "holds",
-        "SAE minus residual": "does not hold",
-        "SAE minus permuted SAE": "holds",
-        "weakest difference, SAE minus residual": "holds in part",
-    }
-    text = case1.verdict_text(
-        case1.judge(table, concept="c", rule="relative", mode=3, sparse=["SAE"])
-    )
-    assert "**c: holds in part.**" in text and "n = 3 seeds" in text
+def test_an_sae_is_judged_by_its_own_nulls_and_in_part_where_some_cannot_be_tested():
+    table = profiles(
+        SAE=(50, 0.5), other=(50, 0.6), residual=(50, 0.1), permuted_SAE=(100, 0.0),
+        permuted_other=(100, 0.0), random_SAE=(50, 0.2), random_other=(50, 0.2),
+    )  # fmt: skip
+    verdicts, claims = judged(table, sparse=("SAE", "other"))
+    assert verdicts == {
+        "SAE": "holds", "other": "holds",
+        "SAE minus residual": "holds", "other minus residual": "holds",
+        "SAE minus permuted SAE": "cannot be tested here",
+        "other minus permuted other": "cannot be tested here",
+        "SAE minus random SAE": "holds", "other minus random other": "holds",
+        "weakest difference, SAE minus random SAE": "holds in part",
+    }  # fmt: skip
+    text = case1.verdict_text(claims)
+    assert "**c: holds in part.**" in text and "n = 6 seeds" in text
 
 
-def test_a_union_of_strata_shows_and_a_flat_sheet_does_not():
-    """Planted answer: an encoder that is linear on a sheet keeps its rank; TopK does not."""
+def test_parameters_are_checked_before_anything_runs():
+    good = {
+        "positions": "content", "noise_levels": [0, 1], "noise_scaling": "relative", "n_seeds": 2,
+        "rank_rule": "relative", "rank_mode": 3, "tau": 0.01, "concepts": "days",
+    }  # fmt: skip
+    case1.check_parameters(**good)
+    bad = {
+        "positions": "contents", "noise_levels": [1, 0], "noise_scaling": "relatve", "n_seeds": 1,
+        "rank_rule": "permutation", "rank_mode": 4, "tau": 1.0, "concepts": " , ",
+    }  # fmt: skip
+    for name, value in bad.items():
+        with pytest.raises(UserError):
+            case1.check_parameters(**{**good, name: value})
+
+
+def test_streams_of_one_seed_share_no_numbers_and_the_null_is_not_the_noise():
+    from saerepgeo_lib.noise_sweep import stream
+
+    draws = [torch.randn(500, generator=stream(3, p)) for p in ("noise", "encoder", "permutation")]
+    correlation = np.corrcoef(torch.stack(draws).numpy())
+    assert np.abs(correlation - np.eye(3)).max() < 0.2
+    assert torch.equal(draws[0], torch.randn(500, generator=stream(3, "noise")))
+
+
+def test_a_gap_in_the_spectrum_certifies_the_rank_under_small_noise():
+    """Two strong directions and nothing else: rank 2 is certain until noise reaches the gap."""
     from sae_lens import StandardSAE, StandardSAEConfig
 
-    basis = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
+    sae = StandardSAE(StandardSAEConfig(d_in=8, d_sae=8))
+    basis = torch.linalg.qr(torch.randn(8, 2, generator=torch.Generator().manual_seed(1))).Q.T
     flat = vectors()
-    coefficients = torch.randn(len(flat.x), 2, generator=torch.Generator().manual_seed(2))
-    sheet = Residuals(coefficients @ basis + 50 * torch.ones(8), flat.prompt, flat.position,
-                      flat.entity)  # fmt: skip
-    linear = StandardSAE(StandardSAEConfig(d_in=8, d_sae=8))
+    sheet = Residuals(flat.x[:, :2] @ basis * 10, flat.prompt, flat.position, flat.entity)
+    swept = sweep(sheet, {"SAE": sae}, sparse=[], levels=(0, 1e-3, 10), scaling="absolute",
+                  seeds=(0, 1), max_slots=3)  # fmt: skip
+    table = case1.certified_table(swept, tau=0.1).query("label == 'residual' and mode == 3")
+    by_level = table.groupby("level")["certified"].all()
+    assert by_level.tolist() == [True, True, False]
+    assert set(table.query("level < 1")["low"]) == {2}
+
+
+def test_bounds_never_exceed_the_shorter_side(small_sae):
+    swept = sweep(vectors(n_prompts=20), {"SAE": small_sae}, sparse=[], levels=(0, 5),
+                  seeds=(0, 1), max_slots=3)  # fmt: skip
+    table = case1.certified_table(swept).query("label == 'residual' and mode == 3")
+    assert table["high"].max() == 8  # 60 tokens in 8 dimensions
+
+
+def test_planted_strata_show_in_the_rank_and_one_sheet_does_not():
+    """Codes on two lines have rank 2; noise that switches features on adds strata, and rank."""
+    from sae_lens import StandardSAE, StandardSAEConfig
+
+    sae = StandardSAE(StandardSAEConfig(d_in=8, d_sae=8))
     with torch.no_grad():
-        linear.W_enc.copy_(torch.eye(8))  # all pre-activations positive: affine, never clipped
-    swept = sweep(sheet, {"linear": linear}, sparse=["linear"], levels=(0, 1e-4),
-                        scaling="absolute", seeds=(0, 1), max_slots=3)  # fmt: skip
-    ranks = case1.rank_table(swept, tau=1e-4).query("rule == 'relative' and mode == 3")
-    by_label = ranks[ranks["label"] == "linear"]["rank"]
-    assert set(by_label) == {3}  # two directions of the sheet and its offset
+        sae.W_enc.copy_(torch.eye(8))
+        sae.b_enc.fill_(-1.0)  # a feature is silent below 1
+    flat = vectors()
+    lines = torch.zeros_like(flat.x)
+    lines[::2, 0] = lines[1::2, 1] = 50.0
+    planted = Residuals(lines, flat.prompt, flat.position, flat.entity)
+
+    def ranks(noise):
+        swept = sweep(planted, {"SAE": sae}, sparse=[], levels=(0, noise), scaling="absolute",
+                      seeds=(0, 1), max_slots=3)  # fmt: skip
+        table = case1.rank_table(swept, tau=1e-3).query("rule == 'relative' and mode == 3")
+        return table[table["label"] == "SAE"].groupby("level")["rank"].mean().tolist()
+
+    assert ranks(0.01) == [2, 2]  # below every threshold: the strata stay
+    clean, noisy = ranks(2.0)
+    assert clean == 2 and noisy > 4

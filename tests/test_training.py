@@ -61,7 +61,11 @@ def test_what_is_saved_is_what_plain_saelens_loads_and_what_the_card_measures(tm
     sae = training.train(recipe, activations(), metadata=METADATA, checkpoints=tmp_path / "c")
     measured = []
     card = training.save(
-        sae, recipe, tmp_path / "out", fit=lambda saved: measured.append(saved) or {"x": 1}
+        sae,
+        recipe,
+        tmp_path / "out",
+        corpus={"name": "test"},
+        fit=lambda saved: measured.append(saved) or {"x": 1},
     )
     loaded = SAE.load_from_disk(tmp_path / "out")
     x = torch.from_numpy(activations(50)[0]).float()
