@@ -209,8 +209,9 @@ with record.stage("sweep"):
 with record.stage("ranks"):
     ranks = {name: case1.rank_table(sweep, tau=tau) for name, sweep in sweeps.items()}
     certified = {name: case1.certified_table(sweep, tau=tau) for name, sweep in sweeps.items()}
-record.tables["ranks"] = pd.concat(ranks, names=["concept"]).reset_index(level=0)
-record.tables["certified"] = pd.concat(certified, names=["concept"]).reset_index(level=0)
+record.tables["ranks"] = pd.concat(
+    case1.summarise(table).assign(concept=name) for name, table in ranks.items()
+)
 record.tables["active"] = case1.active_table(sweeps)
 
 # %% [markdown]
@@ -227,7 +228,7 @@ record.tables["active"].style.format(precision=0).hide(axis="index")
 # Each panel shows one representation of the first concept; each line is one noise level, from
 # dark (none) to light (most). Below the dashed line the relative rank does not count.
 
-# %% mystnb={"image": {"alt": "Singular values of the feature unfolding on logarithmic axes, one panel a representation, one line a noise level. In the residual stream and the dense autoencoder noise lifts the tail of the spectrum by orders of magnitude, across the threshold; in the sparse autoencoders and the random encoder the tail is high from the start and moves little.", "classes": "dark-light"}, "figure": {"caption": "Spectra of the chosen unfolding, mean over seeds.", "name": "spectra"}}
+# %% mystnb={"image": {"alt": "In the book's run: singular values of the feature unfolding on logarithmic axes, one panel a representation, one line a noise level. Noise lifts the tail of the spectrum across the threshold in the residual stream, in both sparse autoencoders and, at stronger noise, in the dense one; random encoders start mostly above the threshold, permuted latents almost wholly.", "classes": "dark-light"}, "figure": {"caption": "Spectra of the chosen unfolding, mean over seeds.", "name": "spectra"}}
 first = names[0]
 plots.plot_spectra(sweeps[first], sweeps[first].labels, mode=rank_mode, tau=tau)
 
@@ -245,17 +246,17 @@ plots.plot_spectra(sweeps[first], sweeps[first].labels, mode=rank_mode, tau=tau)
 #
 # Bands span all seeds. A segment is drawn solid where the rank is *certified* (below).
 
-# %% mystnb={"image": {"alt": "Rank against noise level for each concept in the verdict's mode. The residual stream and the dense autoencoder climb steeply as noise grows; the sparse autoencoders start near full rank and change less; permuted latents stay flat.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in the mode that the verdict is about. Lines: mean over seeds; bands: range.", "name": "profiles"}}
+# %% mystnb={"image": {"alt": "In the book's run: rank against noise level for each concept. The dense autoencoder starts lowest and climbs last and furthest; the residual stream and both sparse autoencoders start in between and climb from about a tenth of the signal on; random encoders start near their ceiling and permuted latents at it.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in the mode that the verdict is about. Lines: mean over seeds; bands: range.", "name": "profiles"}}
 plots.plot_profiles(ranks, certified, rule=rank_rule, mode=rank_mode)
 
 # %% [markdown]
 # The two other modes:
 
-# %% mystnb={"image": {"alt": "Rank against noise level for each concept in the first of the two other modes.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, first of the other modes.", "name": "profiles-second"}}
+# %% mystnb={"image": {"alt": "In the book's run, prompt mode: the same order as in the feature mode, with every profile at its ceiling by half the strength of the signal; nulls with random weights or permuted latents are there from the start.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, first of the other modes.", "name": "profiles-second"}}
 second, third = (mode for mode in (1, 2, 3) if mode != rank_mode)
 plots.plot_profiles(ranks, certified, rule=rank_rule, mode=second)
 
-# %% mystnb={"image": {"alt": "Rank against noise level for each concept in the second of the two other modes.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, second of the other modes.", "name": "profiles-third"}}
+# %% mystnb={"image": {"alt": "In the book's run, token mode: rank two, the number of slots, for every representation at every level.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, second of the other modes.", "name": "profiles-third"}}
 plots.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
 
 # %% [markdown]
@@ -268,12 +269,12 @@ plots.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
 # much it may is the shaded interval. A wide interval means that the profile's shape is not
 # decided by the size of the perturbation alone.
 
-# %% mystnb={"image": {"alt": "Measured relative rank inside the interval that Weyl's inequality allows, by noise level. The interval is a point without noise and opens at the smallest level.", "classes": "dark-light"}, "figure": {"caption": "The measured rank (line) within the bounds that Weyl's inequality gives (shaded), first concept.", "name": "certificate"}}
+# %% mystnb={"image": {"alt": "In the book's run: the measured relative rank inside the interval that Weyl's inequality allows. Without noise the interval is a point; at the smallest level it is already many ranks wide, for every representation.", "classes": "dark-light"}, "figure": {"caption": "The measured rank (line) within the bounds that Weyl's inequality gives (shaded), first concept.", "name": "certificate"}}
 shown = [noise_sweep.RESIDUAL, *autoencoders]
 plots.plot_certificate(certified[first], ranks[first], shown, mode=rank_mode)
 
 # %%
-sure = record.tables["certified"].query("level > 0 and mode == @rank_mode")
+sure = pd.concat(certified.values()).query("level > 0 and mode == @rank_mode")
 record.numbers["certified_share"] = float(sure["certified"].mean())
 display(
     Markdown(
@@ -288,7 +289,7 @@ display(
 # One number a profile: the **relative range**, largest minus smallest rank over the levels,
 # divided by the clean rank.
 
-# %% mystnb={"image": {"alt": "Relative range of the rank profile, one dot a seed, by representation and concept. The residual stream and the dense autoencoder vary most; sparse autoencoders and the random encoder vary far less, and permuted latents hardly at all.", "classes": "dark-light"}, "figure": {"caption": "Relative range of the rank profile, one dot a seed.", "name": "variability"}}
+# %% mystnb={"image": {"alt": "In the book's run: relative range of the rank profile, one dot a seed. The dense autoencoder varies most; the residual stream and the sparse autoencoders vary clearly; random encoders little and permuted latents hardly.", "classes": "dark-light"}, "figure": {"caption": "Relative range of the rank profile, one dot a seed.", "name": "variability"}}
 spread = {name: case1.variability(table, rule=rank_rule) for name, table in ranks.items()}
 plots.plot_variability(spread, mode=rank_mode)
 
@@ -301,11 +302,10 @@ display(Markdown(case1.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mod
 # Two questions, asked of every SAE. Does the rank **vary**: is its relative range above
 # 5 %, with 95 % confidence over the seeds? And is that **beyond the nulls**: is the difference
 # to each null above zero, with the same confidence? A comparison **cannot be tested** where the
-# ceiling decides it: the null starts at its own ceiling, or the SAE starts so high that even a
-# rise to its ceiling would not match the null. The paper's inference from variability to
-# stratification needs a varying rank and every null exceeded; it holds *in part* if all
-# comparisons that can be tested hold. Intervals and p-values cover noise draws, random
-# encoders and permutations; they do not cover the choice of prompts.
+# null has no room to vary, because it starts at its own ceiling. The paper's inference from
+# variability to stratification needs a varying rank and every null exceeded; it holds *in part*
+# if all comparisons that can be tested hold. Intervals and p-values cover noise draws,
+# random encoders and permutations; they do not cover the choice of prompts.
 
 # %%
 for name in names:
@@ -335,7 +335,7 @@ record.tables["by_rule"].style.format(precision=2).hide(axis="index")
 # ### The entity's tokens alone
 #
 # The same sweep and criteria on the entity's last token only (one slot): what *January* is,
-# without the words around it. (Skipped if the prompts name no entity, or if the page is about
+# without the words around it. To stay quick it uses the first six seeds. (Skipped if the prompts name no entity, or if the page is about
 # entity tokens anyway.)
 
 # %%
@@ -343,7 +343,8 @@ with record.stage("entity tokens"):
     alone = {
         f"{name} (entity)": noise_sweep.sweep(
             vectors[name].at("entity"), autoencoders, sparse=sparse, levels=noise_levels,
-            scaling=noise_scaling, seeds=seeds, max_slots=1, description=f"{name}, entity",
+            scaling=noise_scaling, seeds=seeds[: case1.MIN_SEEDS], max_slots=1,
+            description=f"{name}, entity",
         )
         for name in names
         if positions == "content" and len(concepts[name].entities) > 1

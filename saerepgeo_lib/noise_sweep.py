@@ -171,8 +171,10 @@ def _store(
     def measure(item: tuple[int, str]) -> tuple[dict[int, Tensor], dict[int, float]]:
         i, label = item
         codes = sequence[i][label]
-        change = difference(codes, sequence[0][label])
-        return modal_spectra(codes.values, t), modal_norms(change, t)
+        norms = dict.fromkeys(MODES, 0.0)
+        if i > 0:
+            norms = modal_norms(difference(codes, sequence[0][label]), t)
+        return modal_spectra(codes.values, t), norms
 
     items = list(itertools.product(range(len(sequence)), sequence[0]))
     for (i, label), (spectra, norms) in zip(items, pool.map(measure, items), strict=True):
