@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("papermill", "httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its tracebacks on Ctrl-C
     commands = {"run": _run, "book": _book, "saes": _saes, "notebooks": _notebooks}
     try:
         commands[args.command](args)

@@ -21,7 +21,7 @@ from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.latents import Codes, difference, encode
 from saerepgeo_lib.residuals import NoiseScaling, Residuals, add_noise, rms
 from saerepgeo_lib.saes import random_sae
-from saerepgeo_lib.tensors import aligned_rows, modal_norms, modal_spectra
+from saerepgeo_lib.tensors import MODES, aligned_rows, modal_norms, modal_spectra
 
 RESIDUAL = "residual"
 _STREAMS = {"noise": 0, "encoder": 1, "permutation": 2}

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 
 import saerepgeo_lib
@@ -24,6 +26,18 @@ logger = logging.getLogger(__name__)
 
 _KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD_VARIABLE = "SAEREPGEO_RECORD"  # tells the running notebook where its record goes
+
+
+class _QuietKernelManager(AsyncKernelManager):
+    """Kernels whose own stderr (start-up notices, tracebacks on Ctrl-C) is dropped.
+
+    What a cell prints or raises reaches the notebook by another way.
+    """
+
+    async def _async_start_kernel(self, **kwargs: Any) -> None:
+        await super()._async_start_kernel(stderr=subprocess.DEVNULL, **kwargs)
+
+    start_kernel = _async_start_kernel
 
 
 class NotebookError(RuntimeError):
@@ -100,7 +114,7 @@ def _execute(
     try:
         papermill.execute_notebook(
             str(pair), str(executed), parameters, kernel_name="python3", cwd=str(Path.cwd()),
-            progress_bar=progress, log_output=False,
+            progress_bar=progress, log_output=False, kernel_manager_class=_QuietKernelManager,
         )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == UserError.__name__:

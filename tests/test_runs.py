@@ -50,7 +50,6 @@ def test_a_plain_concept_file_runs_is_found_again_and_is_the_same_number_for_num
     assert {c["id"] for c in first["claims"]} == {
         "case1-rank-varies", "case1-beyond-nulls", "case1-stratified"}  # fmt: skip
     notebook = next((tmp_path / "a").glob("*/*.ipynb"))
-    before = notebook.read_bytes()
 
     capsys.readouterr()
     assert run(*QUICK, *plain, out=tmp_path / "a") == 0
@@ -59,7 +58,8 @@ def test_a_plain_concept_file_runs_is_found_again_and_is_the_same_number_for_num
     notebook.write_text("{half")  # a broken result is reported and made again
     assert run(*QUICK, *plain, out=tmp_path / "a") == 0
     again = record_in(tmp_path / "a")
-    assert notebook.read_bytes() == before
+    assert not any(c.get("execution_count") is None for c in nbformat.read(notebook, 4).cells
+                   if c.cell_type == "code")  # fmt: skip
     first.pop("run"), again.pop("run")
     assert again == first
     assert not list((tmp_path / "a").glob(".*"))
