@@ -1,5 +1,5 @@
 # Two commands matter: `make book` and `make test`. Both set up .venv first, once.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

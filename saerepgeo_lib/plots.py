@@ -46,7 +46,7 @@ def _look(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _level_axis(ax: Axes, levels: Sequence[float], *, label: bool = True) -> np.ndarray:
     """Equidistant positions for levels; 0 and a logarithmic rest do not share a scale."""
     at = np.arange(len(levels))
-    ax.set_xticks(at, [f"{level:g}" for level in levels], rotation=60, fontsize=8)
+    ax.set_xticks(at, [f"{level:g}" for level in levels], rotation=60, fontsize=10)
     if label:
         ax.set_xlabel("noise level")
     return at
@@ -62,7 +62,7 @@ def plot_spectra(
     """
     columns = min(2, len(labels))
     rows = -(-len(labels) // columns)
-    figure = Figure(figsize=(3.1 * columns + 0.6, 2.7 * rows), layout="constrained")
+    figure = Figure(figsize=(6.6, 2.5 * rows + 0.9), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
     shades = mpl.colormaps["cividis"](np.linspace(0, 0.95, len(result.levels)))
     for ax, label in zip(axes, labels, strict=False):
@@ -84,13 +84,7 @@ def plot_spectra(
         Line2D([], [], color=c, lw=2, label=f"{x:g}")
         for c, x in zip(shades, result.levels, strict=True)
     ]
-    figure.legend(
-        handles=handles,
-        title="noise level",
-        loc="outside right upper",
-        fontsize=8,
-        title_fontsize=8,
-    )
+    figure.legend(handles=handles, title="noise level", loc="outside lower center", ncols=5)
     return figure
 
 
