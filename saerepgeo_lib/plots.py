@@ -78,7 +78,9 @@ def plot_spectra(
         ax.set_yscale("log")
     for ax in axes[len(labels) :]:
         ax.set_visible(False)
-    figure.supxlabel("index i", fontsize=10)
+    for ax in axes[len(labels) - columns : len(labels)]:
+        ax.set_xlabel("index i")
+        ax.xaxis.set_tick_params(labelbottom=True)
     figure.supylabel("singular value $s_i / s_1$", fontsize=10)
     handles = [
         Line2D([], [], color=c, lw=2, label=f"{x:g}")
@@ -164,7 +166,7 @@ def plot_certificate(
 
 def plot_variability(spread: Mapping[str, pd.DataFrame], *, mode: int = 3) -> Figure:
     """Relative range of the rank profile, one dot a seed, by representation; a row a concept."""
-    figure = Figure(figsize=(8, 1.0 + 1.9 * len(spread)), layout="constrained")
+    figure = Figure(figsize=(6.6, 1.0 + 2.1 * len(spread)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(len(spread), 1, sharex=True))
     for ax, (concept, table) in zip(axes, spread.items(), strict=True):
         part = table[table["mode"] == mode]
@@ -173,7 +175,7 @@ def plot_variability(spread: Mapping[str, pd.DataFrame], *, mode: int = 3) -> Fi
         for y, label in enumerate(labels):
             values = part.loc[part["label"] == label, "variability"]
             ax.plot(values, [y] * len(values), ls="none", ms=6, alpha=0.7, **looks[label])
-        ax.set_yticks(range(len(labels)), labels, fontsize=9)
+        ax.set_yticks(range(len(labels)), labels, fontsize=10)
         ax.invert_yaxis()
         ax.set_title(concept, fontsize=10, loc="left")
         ax.grid(axis="x", alpha=0.3)
