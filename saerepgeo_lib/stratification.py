@@ -288,11 +288,11 @@ def verdict_text(claims: Sequence[Claim]) -> str:
     ]
     for null, found in by_null.items():
         held = sum(c.verdict == "holds" for c in found)
+        untestable = sum(c.verdict == "cannot be tested here" for c in found)
         lines.append(
-            f"- **Against {null}** the SAE varies more in {held} of {len(found)} cases, "
-            f"{sum(c.verdict == 'cannot be tested here' for c in found)} of which cannot be tested "
-            f"(difference {min(c.value for c in found):+.2f} to "
-            f"{max(c.value for c in found):+.2f})."
+            f"- **Against {null}** the SAE varies more in {held} of the {len(found) - untestable} "
+            f"cases that can be tested; {untestable} cannot (difference "
+            f"{min(c.value for c in found):+.2f} to {max(c.value for c in found):+.2f})."
         )
     for claim in claims:
         if claim.id == "case1-stratified":
