@@ -14,8 +14,8 @@
 # - the same for four kinds of *null*, in which nothing sparse was learned;
 # - what can be certified, and a verdict in numbers computed on this page.
 #
-# **Time and memory** of this very run stand in the table at the end (the book is rendered on two
-# CPU cores). **Preset**: the embedded MiniLM with three autoencoders trained for this book.
+# **Time and memory** of this very run stand in the table at the end. **Preset**: the embedded
+# MiniLM with three autoencoders trained for this book.
 #
 # **Whose is what?** The idea (noise, unfolded latent tensor, rank) is the paper's
 # `[abstract]`; so are the noise levels `[authors' notes]`. The three modes side by side, the
@@ -69,7 +69,9 @@ positions: str = "content"  # tokens looked at: content (all that count) or enti
 max_slots: int = 2  # tokens a prompt in the tensor, the entity's first
 noise_levels: list[float] = [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]  # ascending from 0
 noise_scaling: str = "relative"  # relative (times the residual's own spread) or absolute
-n_seeds: int = 10  # noise draws, at least 2; each has its own random encoder and permutation
+n_seeds: int = (
+    10  # noise draws, at least 2 (6 for a verdict); each has its own random encoder and permutation
+)
 seed: int = 0  # first of the seeds
 rank_rule: str = "relative"  # relative, exact, effective, participation or stable
 rank_mode: int = 3  # unfolding that the verdict is about: 1 prompt, 2 token, 3 feature

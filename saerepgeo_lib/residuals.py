@@ -43,11 +43,11 @@ class Residuals:
 
 
 def by_position(residuals: Residuals) -> dict[str, Residuals]:
-    """The tokens given, and where there are other tokens too, the entities' alone."""
+    """The tokens given by what they are: all "content", and the "entity" tokens among them."""
+    if residuals.entity.all():
+        return {"entity": residuals}
     parts = {"content": residuals}
-    if residuals.entity.any():
-        parts["entity"] = residuals.at("entity")
-    return parts if len(parts) == 1 or not residuals.entity.all() else {"entity": residuals}
+    return parts | ({"entity": residuals.at("entity")} if residuals.entity.any() else {})
 
 
 @torch.no_grad()
