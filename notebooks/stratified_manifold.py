@@ -43,6 +43,7 @@ from saerepgeo_lib import (
     models,
     noise_sweep,
     plots,
+    plots_sweep,
     presets,
     prompts,
     residuals,
@@ -232,7 +233,7 @@ record.tables["active"].style.format(precision=0).hide(axis="index")
 
 # %% mystnb={"image": {"alt": "In the book's run: singular values of the feature unfolding on logarithmic axes, one panel a representation, one line a noise level. Noise lifts the tail of the spectrum across the threshold in the residual stream, in both sparse autoencoders and, at stronger noise, in the dense one; random encoders start mostly above the threshold, permuted latents almost wholly.", "classes": "dark-light"}, "figure": {"caption": "Spectra of the chosen unfolding, mean over seeds.", "name": "spectra"}}
 first = names[0]
-plots.plot_spectra(sweeps[first], sweeps[first].labels, mode=rank_mode, tau=tau)
+plots_sweep.plot_spectra(sweeps[first], sweeps[first].labels, mode=rank_mode, tau=tau)
 
 # %% [markdown]
 # ## Rank profiles, next to the nulls
@@ -249,17 +250,17 @@ plots.plot_spectra(sweeps[first], sweeps[first].labels, mode=rank_mode, tau=tau)
 # Bands span all seeds. A segment is drawn solid where the rank is *certified* (below).
 
 # %% mystnb={"image": {"alt": "In the book's run: rank against noise level for each concept. The dense autoencoder starts lowest and climbs last and furthest; the residual stream and both sparse autoencoders start in between and climb from about a tenth of the signal on; random encoders start near their ceiling and permuted latents at it.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in the mode that the verdict is about. Lines: mean over seeds; bands: range.", "name": "profiles"}}
-plots.plot_profiles(ranks, certified, rule=rank_rule, mode=rank_mode)
+plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=rank_mode)
 
 # %% [markdown]
 # The two other modes:
 
 # %% mystnb={"image": {"alt": "In the book's run, prompt mode: the same order as in the feature mode, with every profile at its ceiling by half the strength of the signal; nulls with random weights or permuted latents are there from the start.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, first of the other modes.", "name": "profiles-second"}}
 second, third = (mode for mode in (1, 2, 3) if mode != rank_mode)
-plots.plot_profiles(ranks, certified, rule=rank_rule, mode=second)
+plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=second)
 
 # %% mystnb={"image": {"alt": "In the book's run, token mode: rank two, the number of slots, for every representation at every level.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, second of the other modes.", "name": "profiles-third"}}
-plots.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
+plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
 
 # %% [markdown]
 # ## What can be certified
@@ -273,7 +274,7 @@ plots.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
 
 # %% mystnb={"image": {"alt": "In the book's run: the measured relative rank inside the interval that Weyl's inequality allows. Without noise the interval is a point; at the smallest level it is already many ranks wide, for every representation.", "classes": "dark-light"}, "figure": {"caption": "The measured rank (line) within the bounds that Weyl's inequality gives (shaded), first concept.", "name": "certificate"}}
 shown = [noise_sweep.RESIDUAL, *autoencoders]
-plots.plot_certificate(certified[first], ranks[first], shown, mode=rank_mode)
+plots_sweep.plot_certificate(certified[first], ranks[first], shown, mode=rank_mode)
 
 # %%
 sure = pd.concat(certified.values()).query("level > 0 and mode == @rank_mode")
@@ -293,7 +294,7 @@ display(
 
 # %% mystnb={"image": {"alt": "In the book's run: relative range of the rank profile, one dot a seed. The dense autoencoder varies most; the residual stream and the sparse autoencoders vary clearly; random encoders little and permuted latents hardly.", "classes": "dark-light"}, "figure": {"caption": "Relative range of the rank profile, one dot a seed.", "name": "variability"}}
 spread = {name: case1.variability(table, rule=rank_rule) for name, table in ranks.items()}
-plots.plot_variability(spread, mode=rank_mode)
+plots_sweep.plot_variability(spread, mode=rank_mode)
 
 # %%
 display(Markdown(case1.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mode)))
