@@ -120,7 +120,7 @@ def sweep(
         codes = {RESIDUAL: Codes(noisy, torch.arange(noisy.shape[1], device=x.device))}
         return codes | {label: encode(sae, noisy) for label, sae in {**saes, **nulls}.items()}
 
-    with _workers() as pool:
+    with workers() as pool:
         for s, seed in enumerate(tqdm(seeds, desc=description, unit="seed", leave=False)):
             generator = stream(seed, "encoder")
             nulls = {
@@ -137,7 +137,7 @@ def sweep(
 
 
 @contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
+def workers() -> Iterator[ThreadPoolExecutor]:
     """A thread a core, each single-threaded in torch: twice as fast on many small matrices."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)

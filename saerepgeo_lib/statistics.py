@@ -1,20 +1,22 @@
-"""Intervals and permutation p-values for small samples."""
+"""Estimates with intervals and p-values: means, correlations, and how well a score tells apart."""
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.errors import UserError, choose
 
 _EXACT_UP_TO = 14  # 2^14 sign patterns are enumerated; beyond that they are drawn
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval, the p-value of "the mean is 0" and the sample size."""
+    """A value with its 95 % interval, the p-value of "there is no effect" and the sample size."""
 
     value: float
     low: float
@@ -34,7 +36,7 @@ def mean_estimate(sample: Float[np.ndarray, " n"], *, random_state: int = 0) -> 
         raise UserError(f"need at least 2 finite values, got {x!r}")
     half = stats.t.ppf(0.975, len(x) - 1) * stats.sem(x)
     if len(x) <= _EXACT_UP_TO:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(x))))
+        signs = _sign_patterns(len(x))
     else:
         rng = np.random.default_rng(random_state)
         signs = np.vstack([np.ones(len(x)), rng.choice((1.0, -1.0), (9_999, len(x)))])
@@ -42,3 +44,75 @@ def mean_estimate(sample: Float[np.ndarray, " n"], *, random_state: int = 0) -> 
     p = float(np.mean(flipped >= abs(x.sum()) * (1 - 1e-12)))
     mean = float(x.mean())
     return Estimate(mean, mean - float(half), mean + float(half), p, len(x))
+
+
+@lru_cache(maxsize=_EXACT_UP_TO)
+def _sign_patterns(n: int) -> Float[np.ndarray, "patterns n"]:
+    return np.array(list(itertools.product((1.0, -1.0), repeat=n)))
+
+
+def correlation(
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    *,
+    method: Literal["pearson", "spearman"] = "pearson",
+    n_resamples: int = 9_999,
+    random_state: int = 0,
+) -> Estimate:
+    """Correlation with a percentile bootstrap interval and a two-sided permutation p-value.
+
+    p permutes the pairing (all n! orders if they are fewer than `n_resamples`), which is valid if
+    the pairs are exchangeable: not for the steps of one trajectory. The interval resamples pairs.
+    Raises UserError for fewer than 4 pairs, NaN, or a constant variable.
+    """
+    choose("correlation", method, ("pearson", "spearman"))
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.ndim != 1 or x.shape != y.shape or len(x) < 4:
+        raise UserError(f"need two vectors of one length >= 4, got shapes {x.shape} and {y.shape}")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise UserError("a correlation of NaN or infinite values is undefined; leave them out")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise UserError("a variable that does not vary correlates with nothing")
+    if method == "spearman":
+        x, y = stats.rankdata(x), stats.rankdata(y)
+    rng = np.random.default_rng(random_state)
+    permuted = stats.permutation_test(
+        (x,), lambda a, axis: _pearson(a, y, axis), permutation_type="pairings",
+        vectorized=True, n_resamples=n_resamples, rng=rng,
+    )  # fmt: skip
+    rows = rng.integers(len(x), size=(n_resamples, len(x)))
+    low, high = np.nanquantile(_pearson(x[rows], y[rows], -1), (0.025, 0.975))
+    p = min(1.0, float(permuted.pvalue))
+    return Estimate(float(permuted.statistic), float(low), float(high), p, len(x))
+
+
+def _pearson(x: np.ndarray, y: np.ndarray, axis: int) -> Any:
+    a, b = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
+    with np.errstate(invalid="ignore"):  # a resample may hold one value only
+        return (a * b).sum(axis) / np.sqrt((a * a).sum(axis) * (b * b).sum(axis))
+
+
+def auc(
+    positive: Float[np.ndarray, " n"],
+    negative: Float[np.ndarray, " m"],
+    *,
+    n_resamples: int = 2_000,
+    random_state: int = 0,
+) -> Estimate:
+    """Area under the ROC curve: P(a positive scores higher) + P(tie) / 2.
+
+    0.5 is chance; below it, the score tells the classes apart with the sign reversed. The
+    interval is a percentile bootstrap within each class, p that of Mann and Whitney's test,
+    which has the same statistic. Raises UserError for fewer than 2 a class, or NaN.
+    """
+    a, b = np.asarray(positive, dtype=float), np.asarray(negative, dtype=float)
+    if min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise UserError(f"need at least 2 finite scores a class, got {len(a)} and {len(b)}")
+    wins = np.sign(a[:, None] - b[None, :]) / 2 + 0.5
+    rng = np.random.default_rng(random_state)
+    i = rng.multinomial(len(a), np.full(len(a), 1 / len(a)), size=n_resamples)
+    j = rng.multinomial(len(b), np.full(len(b), 1 / len(b)), size=n_resamples)
+    draws = ((i @ wins) * j).sum(axis=1) / wins.size
+    low, high = np.quantile(draws, (0.025, 0.975))
+    p = 1.0 if np.ptp(np.concatenate([a, b])) == 0 else float(stats.mannwhitneyu(a, b).pvalue)
+    return Estimate(float(wins.mean()), float(low), float(high), p, len(a) + len(b))
