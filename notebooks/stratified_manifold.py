@@ -71,7 +71,7 @@ max_slots: int = 2  # tokens a prompt in the tensor, the entity's first
 noise_levels: list[float] = [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]  # ascending from 0
 noise_scaling: str = "relative"  # relative (times the residual's own spread) or absolute
 n_seeds: int = (
-    10  # noise draws, at least 2 (6 for a verdict); each has its own random encoder and permutation
+    10  # noise draws, at least 2 (7 for a verdict); each has its own random encoder and permutation
 )
 seed: int = 0  # first of the seeds
 rank_rule: str = "relative"  # relative, exact, effective, participation or stable
@@ -187,10 +187,13 @@ fit.style.format({"FVU": "{:.3f}", "L0": "{:.0f}"}).hide(axis="index")
 # mode it means, so all three are shown. $G_n$ has the exact rank of $Z_{(n)}$, and its
 # eigenvalues are the squared singular values; so we take the spectrum of $Z_{(n)}$ itself,
 # since squaring loses half the digits, and every tolerance below refers to it (a share $\tau$
-# of the largest singular value is a share $\tau^2$ of the largest eigenvalue).
+# of the largest singular value is a share $\tau^2$ of the largest eigenvalue). All of it at a size that can be seen:
+# [unfolding a tensor](unfolding_a_tensor.ipynb).
 #
 # **Rank** needs a tolerance. The default here counts singular values above a share $\tau$ of
-# the largest. Which rule deserves trust is a question of its own; it is a parameter here.
+# the largest. How far each rule may be trusted as an estimate of a rank is
+# [calibrated](calibration.ipynb#rank-rules), and which of them tells stratified from smooth data was
+# [tried on planted data](rank_rule_ablation.ipynb).
 
 # %%
 with record.stage("sweep"):
@@ -270,7 +273,8 @@ plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
 # values above a threshold $\epsilon$ cannot have changed if $s_r > \epsilon + \|E\|_2$ and
 # $s_{r+1} < \epsilon - \|E\|_2$. Where no such gap exists the rank *may* change, and how
 # much it may is the shaded interval. A wide interval means that the profile's shape is not
-# decided by the size of the perturbation alone.
+# decided by the size of the perturbation alone. (Proof and examples:
+# [noise and rank](noise_and_rank.ipynb).)
 
 # %% mystnb={"image": {"alt": "In the book's run: the measured relative rank inside the interval that Weyl's inequality allows. Without noise the interval is a point; at the smallest level it is already many ranks wide, for every representation.", "classes": "dark-light"}, "figure": {"caption": "The measured rank (line) within the bounds that Weyl's inequality gives (shaded), first concept.", "name": "certificate"}}
 shown = [noise_sweep.RESIDUAL, *autoencoders]
@@ -338,7 +342,7 @@ record.tables["by_rule"].style.format(precision=2).hide(axis="index")
 # ### The entity's tokens alone
 #
 # The same sweep and criteria on the entity's last token only (one slot): what *January* is,
-# without the words around it. To stay quick it uses the first six seeds. (Skipped if the prompts name no entity, or if the page is about
+# without the words around it. To stay quick it uses the first seven seeds. (Skipped if the prompts name no entity, or if the page is about
 # entity tokens anyway.)
 
 # %%
@@ -369,8 +373,13 @@ display(Markdown(case1.verdict_text(entity_claims) if entity_claims else "Skippe
 # Even a rank that varies far beyond every null would not prove that the *data* are
 # stratified. The matrices $\mathrm{diag}(1, t^2)$ form one smooth curve, and their rank drops
 # at $t = 0$: a change of rank shows that a family of matrices crosses between strata of the
-# cone of SSPD matrices, not that the points it was made from lie on a stratified space. And a
-# constant rank proves no manifold.
+# cone of SSPD matrices, not that the points it was made from lie on a stratified space
+# ([the cone of SSPD matrices](cone_of_sspd_matrices.ipynb)). And a constant rank proves no manifold.
+#
+# Tried on planted data, the relative range puts a plain line or circle *above* strata of several
+# dimensions, under every rank rule: it measures how few dimensions the clean code uses
+# ([ablation](rank_rule_ablation.ipynb)). So "holds" here could only have meant: varies more than every
+# null. It could not have meant: is stratified.
 # ```
 #
 # ## Summary

@@ -3,8 +3,10 @@
 The modules stand in the order in which data flows, and each imports only from those before it:
 
 prompts -> models, tokens -> residuals (+ noise) -> presets, saes -> latents -> tensors, ranks
--> noise_sweep -> claims, statistics -> stratification (Case 1) -> records -> plots, plots_*
--> notebooks, runner, book, cli
+-> noise_sweep -> statistics, claims -> stratification (Case 1)
+-> points -> dimension, clusters -> arrangements (estimators of Cases 2 and 3)
+-> synthetic, theory -> calibration, ablation (estimators against known answers)
+-> records -> plots, plots_* -> notebooks, runner, book, cli
 
 `corpus` and `training` make the shipped autoencoders; `errors` and `files` serve all.
 """

@@ -5,6 +5,7 @@ noise is added, and it is encoded, as in Case 1. The score of a rank rule is Cas
 range of the rank over noise levels. Other scores look at the clean points only.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from sklearn.metrics import roc_curve
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from saerepgeo_lib import clusters, dimension, synthetic
+from saerepgeo_lib.claims import Claim, Verdict
+from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.latents import encode
 from saerepgeo_lib.noise_sweep import RESIDUAL, randomized, stream, workers
 from saerepgeo_lib.points import Points
@@ -30,7 +34,7 @@ from saerepgeo_lib.ranks import (
 )
 from saerepgeo_lib.residuals import add_noise, float64, rms
 from saerepgeo_lib.saes import random_sae
-from saerepgeo_lib.statistics import auc
+from saerepgeo_lib.statistics import Estimate, auc
 from saerepgeo_lib.tensors import singular_values
 
 DIMENSIONS = (1, 2, 4, 8)  # of the planted strata
@@ -38,7 +42,22 @@ AMBIENT = 32  # leading principal directions of the residual stream that planted
 LEVELS = (0, 0.05, 0.2, 0.5, 2)
 TAUS = (0.01, 0.03, 0.1)  # thresholds of the relative rank that compete
 STRATA = {"linear": synthetic.linear_strata, "curved": synthetic.curved_strata}
+SCORES = (
+    *(f"relative {t:g} range" for t in TAUS),
+    *(f"{name} range" for name in (*RULES, "permutation") if name != "relative"),
+    "TwoNN misfit", "MLE spread", "H0 gap",
+    "clean relative rank", "clean effective rank", "clean participation",
+)  # fmt: skip
 CONTRASTS = ("same covariance", "same mean dimension", "lowest dimension")
+
+
+def check_parameters(*, draws: int, n_points: int, score: str) -> None:
+    """Refuse what the page could not use, before anything is loaded."""
+    if draws < 2:
+        raise UserError(f"draws must be at least 2, got {draws}: an AUC needs them")
+    if n_points < 10 * len(DIMENSIONS):
+        raise UserError(f"n_points must be at least {10 * len(DIMENSIONS)}, got {n_points}")
+    choose("score", score, SCORES)
 
 
 def covariance_twin(points: Points, *, curved: bool, rng: np.random.Generator) -> Points:
@@ -58,22 +77,21 @@ def covariance_twin(points: Points, *, curved: bool, rng: np.random.Generator) -
     return twin
 
 
-def dimension_twin(n: int, d: int, *, curved: bool, ambient: int, seed: int) -> Points:
-    """One smooth piece of dimension d: a sphere, or a Gaussian in a flat."""
-    strata = synthetic.curved_strata if curved else synthetic.linear_strata
-    return strata((d,), n, ambient, random_state=seed).points
-
-
-def place(points: Points, like: Float[Tensor, "tokens d"]) -> Float[Tensor, "n d"]:
-    """Points as residual-stream vectors with the mean and root mean square of `like`.
+def placement(like: Float[Tensor, "tokens d"]) -> Callable[[Points], Float[Tensor, "n width"]]:
+    """How to put points into the residual stream: with the mean and root mean square of `like`.
 
     Coordinate i goes along the i-th principal direction of `like`; so the data lie where the
     residual stream does, and an SAE sees directions that it knows.
     """
-    mean = like.mean(0)
-    directions = torch.linalg.svd(like - mean, full_matrices=False).Vh[: points.shape[1]]
-    y = torch.from_numpy(points - points.mean(axis=0)).to(like) @ directions
-    return mean + y * (rms(like) / rms(y))
+    mean, spread = like.mean(0), rms(like)
+    directions = torch.linalg.svd(like - mean, full_matrices=False).Vh
+
+    def place(points: Points) -> Float[Tensor, "n width"]:
+        y = torch.from_numpy(points - points.mean(axis=0)).to(like)
+        y = y @ directions[: points.shape[1]]
+        return mean + y * (spread / rms(y))
+
+    return place
 
 
 @dataclass(frozen=True)
@@ -84,6 +102,7 @@ class Planted:
     contrast: str  # of CONTRASTS; empty for the strata themselves
     draw: int
     points: Points
+    dimension: Int[np.ndarray, " n"]  # of the piece that each point lies on
 
 
 def planted_sets(
@@ -91,23 +110,24 @@ def planted_sets(
 ) -> list[Planted]:
     """For each draw and shape, strata of several dimensions and their smooth twins.
 
-    The twins have the covariance of the strata, their mean dimension, or their lowest dimension."""
+    The twins have the covariance of the strata, their mean dimension, or their lowest dimension.
+    """
     sets = []
     for draw in range(draws):
         for shape, strata in STRATA.items():
             entropy = np.random.SeedSequence([random_state, draw, len(shape)])
             seed = int(entropy.generate_state(1)[0])
             rng = np.random.default_rng(entropy)
-            x = strata(dimensions, n // len(dimensions), AMBIENT, random_state=seed).points
-            curved = shape == "curved"
-            sets.append(Planted(shape, "", draw, x))
-            twins = [covariance_twin(x, curved=curved, rng=rng)]
-            for d in (round(float(np.mean(dimensions))), min(dimensions)):
-                twins.append(
-                    dimension_twin(len(x), d, curved=curved, ambient=AMBIENT, seed=seed + d)
-                )
-            for contrast, twin in zip(CONTRASTS, twins, strict=True):
-                sets.append(Planted(shape, contrast, draw, twin))
+            cloud = strata(dimensions, n // len(dimensions), AMBIENT, random_state=seed)
+            sets.append(Planted(shape, "", draw, cloud.points, cloud.dimension))
+            size, curved = len(cloud.points), shape == "curved"
+            twin = covariance_twin(cloud.points, curved=curved, rng=rng)
+            span = np.linalg.matrix_rank(twin - twin.mean(axis=0)) - curved
+            sets.append(Planted(shape, CONTRASTS[0], draw, twin, np.full(size, span)))
+            thin = (round(float(np.mean(dimensions))), min(dimensions))
+            for contrast, d in zip(CONTRASTS[1:], thin, strict=True):
+                piece = strata((d,), size, AMBIENT, random_state=seed + d)
+                sets.append(Planted(shape, contrast, draw, piece.points, piece.dimension))
     return sets
 
 
@@ -187,27 +207,31 @@ def score_table(
     Case 1 (random directions, the mean L0 of their SAE on `like`), fresh for every draw.
     """
     l0 = {label: max(1, round(encode(saes[label], like).l0)) for label in sparse}
+    place = placement(like)
+    trained: dict[str, Callable[[Tensor], Tensor]] = {RESIDUAL: lambda x: x}
+    trained |= {label: partial(_values, sae) for label, sae in saes.items()}
 
-    def one(item: Planted) -> list[tuple[Any, ...]]:
-        own = seed + 1 + item.draw
-        generator = stream(own, "encoder")
-        nulls = {
-            randomized(label): random_sae(saes[label], l0=l0[label], generator=generator)
-            for label in sparse
-        }
-        encoders: dict[str, Callable[[Tensor], Tensor]] = {RESIDUAL: lambda x: x}
-        for label, sae in {**saes, **nulls}.items():
-            encoders[label] = partial(_values, sae)
-        found = scores(place(item.points, like), encoders, levels=levels, seed=own)
+    def rows_of(item: Planted, encoders: Any) -> list[tuple[Any, ...]]:
+        found = scores(place(item.points), encoders, levels=levels, seed=seed + item.draw)
         return [
             (item.shape, item.contrast, item.draw, label, score, value)
             for (label, score), value in found.items()
         ]
 
-    with workers() as pool:
-        rows = list(tqdm(pool.map(one, sets), total=len(sets), desc="planted sets", leave=False))
+    rows = []
+    by_draw = itertools.groupby(sorted(sets, key=lambda item: item.draw), lambda item: item.draw)
+    with workers() as pool, tqdm(total=len(sets), desc="planted sets", leave=False) as bar:
+        for draw, items in by_draw:
+            generator = stream(seed + draw, "encoder")
+            nulls = {
+                randomized(x): partial(_values, random_sae(saes[x], l0=l0[x], generator=generator))
+                for x in sparse
+            }
+            for part in pool.map(partial(rows_of, encoders=trained | nulls), items):
+                rows += part
+                bar.update()
     columns = ["shape", "contrast", "draw", "representation", "score", "value"]
-    return pd.DataFrame([row for part in rows for row in part], columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _values(sae: Any, x: Float[Tensor, "n d"]) -> Float[Tensor, "n active"]:
@@ -223,7 +247,9 @@ def auc_table(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     pooled = table.assign(shape="both")
     groups = ["shape", "representation", "score"]
-    for (shape, label, score), part in pd.concat([pooled, table]).groupby(groups, sort=False):
+    both = pd.concat([pooled, table])
+    both = both.assign(score=pd.Categorical(both["score"], SCORES))
+    for (shape, label, score), part in both.groupby(groups, sort=False, observed=True):
         strata = part.loc[part["contrast"] == "", "value"].to_numpy()
         for contrast in CONTRASTS:
             smooth = part.loc[part["contrast"] == contrast, "value"].to_numpy()
@@ -245,17 +271,42 @@ def auc_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def best_rule(aucs: pd.DataFrame, sparse: Sequence[str]) -> pd.DataFrame:
-    """Rank rules by the least they do: the smallest AUC over SAEs, contrasts and shapes.
+def roc_table(
+    table: pd.DataFrame, representations: Sequence[str], scores: Sequence[str]
+) -> pd.DataFrame:
+    """ROC curves over both shapes; columns contrast, representation, score, false, true."""
+    curves = []
+    for contrast, label, score in itertools.product(CONTRASTS, representations, scores):
+        part = table[(table["representation"] == label) & (table["score"] == score)]
+        part = part[part["contrast"].isin(["", contrast])]
+        false, true, _ = roc_curve(part["contrast"] == "", part["value"], drop_intermediate=False)
+        curve = pd.DataFrame({"false": false, "true": true})
+        curves.append(curve.assign(contrast=contrast, representation=label, score=score))
+    return pd.concat(curves, ignore_index=True)
 
-    Columns score, worst auc, worst low (its interval's lower end), mean auc; best first.
+
+def worst_aucs(aucs: pd.DataFrame, representations: Sequence[str]) -> pd.DataFrame:
+    """The least AUC of each score over these representations and both shapes, by contrast.
+
+    Columns score, one a contrast, and worst (over all contrasts).
     """
-    part = aucs[
-        aucs["representation"].isin(sparse)
-        & (aucs["shape"] != "both")
-        & aucs["score"].str.contains("range")
-    ]
-    groups = part.groupby("score", sort=False)
-    out = groups.agg(**{"worst auc": ("auc", "min"), "worst low": ("low", "min"),
-                        "mean auc": ("auc", "mean")})  # fmt: skip
-    return out.sort_values("worst auc", ascending=False).reset_index()
+    part = aucs[aucs["representation"].isin(representations) & (aucs["shape"] != "both")]
+    out = part.pivot_table("auc", "score", "contrast", aggfunc="min", sort=False)
+    out = out[list(CONTRASTS)].rename_axis(columns=None)
+    return out.assign(worst=out.min(axis=1)).reset_index()
+
+
+def judge(aucs: pd.DataFrame, score: str, representations: Sequence[str]) -> list[Claim]:
+    """Does a score tell strata from smooth data? One finding a representation and contrast.
+
+    It holds if the AUC over both shapes lies above 0.5 with its 95 % interval.
+    """
+    chosen = aucs[(aucs["score"] == score) & (aucs["shape"] == "both")]
+    claims = []
+    for row in chosen[chosen["representation"].isin(representations)].to_dict("records"):
+        found = Estimate(row["auc"], row["low"], row["high"], row["p"], row["n"])
+        verdict: Verdict = "holds" if found.low > 0.5 else "does not hold"
+        subject = f"{row['representation']}, against smooth data of the {row['contrast']}"
+        statistic = f"AUC of the {score}"
+        claims.append(Claim.of("rank-detects-strata", subject, statistic, found, verdict))
+    return claims

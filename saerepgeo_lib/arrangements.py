@@ -120,7 +120,7 @@ def procrustes_test(
     return float(disparity), float(np.mean(fits >= fits[0] * (1 - 1e-12)))
 
 
-def _unit_coordinates(x: Centroids) -> Centroids:
+def _unit_coordinates(x: Centroids) -> Float[np.ndarray, "k rank"]:
     """The centred arrangement of unit norm, in at most k principal coordinates."""
     u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     coordinates: np.ndarray = u * s / np.linalg.norm(s)
@@ -145,7 +145,7 @@ def gromov_wasserstein(
     if min(len(a), len(b)) < 2:
         raise UserError("Gromov-Wasserstein needs at least 2 objects on each side")
     c1, c2 = _distances(a), _distances(b)
-    p, q = (torch.full((len(x),), 1 / len(x)).to(x) for x in (a, b))
+    p, q = (torch.full((len(x),), 1 / len(x), dtype=x.dtype, device=x.device) for x in (a, b))
     plain1, plain2 = (c.detach().cpu().double().numpy() for c in (c1, c2))
     candidates = [
         ot.gromov.gromov_wasserstein(
@@ -175,7 +175,9 @@ def _pair(x: Centroids) -> Centroids:
     return check_points(x, least=2)
 
 
-def _corresponding(a: Centroids, b: Centroids) -> tuple[Centroids, Centroids]:
+def _corresponding(
+    a: Centroids, b: Float[np.ndarray, "m e"]
+) -> tuple[Float[np.ndarray, "k width"], Float[np.ndarray, "k width"]]:
     a, b = check_points(a, least=3), check_points(b, least=3)
     if len(a) != len(b):
         raise UserError(
@@ -185,4 +187,5 @@ def _corresponding(a: Centroids, b: Centroids) -> tuple[Centroids, Centroids]:
         if len(distinct(x)) == 1:
             raise UserError("all objects of an arrangement coincide: it has no shape to compare")
     width = max(a.shape[1], b.shape[1])
-    return tuple(np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (a, b))  # type: ignore[return-value]
+    a, b = (np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (a, b))
+    return a, b

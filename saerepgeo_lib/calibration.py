@@ -16,6 +16,7 @@ from scipy import stats
 from scipy.spatial.distance import pdist, squareform
 
 from saerepgeo_lib import arrangements, clusters, dimension, synthetic
+from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.points import NotEstimable, Points
 from saerepgeo_lib.ranks import (
     RULES,
@@ -26,6 +27,18 @@ from saerepgeo_lib.ranks import (
 from saerepgeo_lib.statistics import auc, correlation, mean_estimate
 
 Row = dict[str, Any]
+
+
+def check_parameters(
+    *, replicates: int, null_draws: int, max_bias: float, max_spread: float
+) -> None:
+    """Refuse what the page could not use, before anything is computed."""
+    if replicates < 2:
+        raise UserError(f"replicates must be at least 2, got {replicates}: a spread needs them")
+    if null_draws < 1:
+        raise UserError(f"null_draws must be at least 1, got {null_draws}")
+    if max_bias <= 0 or max_spread <= 0:
+        raise UserError("max_bias and max_spread are shares of the truth above 0")
 
 
 def summarise(rows: Iterable[Row]) -> pd.DataFrame:
@@ -76,10 +89,11 @@ def smallest_trusted(
     return pd.Series(found).unstack().rename_axis(index=rows, columns=columns)
 
 
-def _seeds(replicates: int, random_state: int) -> Iterator[int]:
-    """As many independent seeds as asked for, the same for every setting."""
-    states = np.random.SeedSequence(random_state).generate_state(replicates)
-    return (int(state) for state in states)
+def _draws(replicates: int, random_state: int, *axes: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Every setting as often as asked for, each time with a seed of its own at its end."""
+    settings = [setting for setting in product(*axes) for _ in range(replicates)]
+    states = np.random.SeedSequence(random_state).generate_state(len(settings))
+    return ((*setting, int(seed)) for setting, seed in zip(settings, states, strict=True))
 
 
 def calibrate_ranks(
@@ -97,7 +111,7 @@ def calibrate_ranks(
     """
     return summarise(
         {"rule": rule, "rank": rank, "noise": noise, "truth": rank, "value": value}
-        for rank, noise, seed in product(ranks, noises, list(_seeds(replicates, random_state)))
+        for rank, noise, seed in _draws(replicates, random_state, ranks, noises)
         for rule, value in _ranks_of(rank, noise, shape, seed).items()
     )
 
@@ -135,8 +149,8 @@ def calibrate_dimensions(
     """Dimension estimators on balls; settings estimator, d, n, noise, ambient."""
 
     def rows() -> Iterator[Row]:
-        grid = product(dimensions, sizes, noises, ambients)
-        for (d, n, noise, ambient), seed in product(grid, list(_seeds(replicates, random_state))):
+        grid = _draws(replicates, random_state, dimensions, sizes, noises, ambients)
+        for d, n, noise, ambient, seed in grid:
             cloud = synthetic.ball(n, d, random_state=seed)
             x = synthetic.embed(cloud, ambient, noise=noise, random_state=seed)
             settings = {"d": d, "n": n, "noise": noise, "ambient": ambient, "truth": d}
@@ -154,7 +168,7 @@ def calibrate_manifolds(
     """
 
     def rows() -> Iterator[Row]:
-        for name, seed in product(synthetic.MANIFOLDS, list(_seeds(replicates, random_state))):
+        for name, seed in _draws(replicates, random_state, synthetic.MANIFOLDS):
             cloud = synthetic.MANIFOLDS[name](n, random_state=seed)
             x = synthetic.embed(cloud, ambient, random_state=seed)
             yield from _dimensions_of(x, {"manifold": name, "truth": cloud.dimension.mean()})
@@ -188,8 +202,8 @@ def calibrate_components(
     """
 
     def rows() -> Iterator[Row]:
-        grid = product(counts, sizes, separations, dimensions)
-        for (k, n_each, apart, d), seed in product(grid, list(_seeds(replicates, random_state))):
+        grid = _draws(replicates, random_state, counts, sizes, separations, dimensions)
+        for k, n_each, apart, d, seed in grid:
             x = synthetic.pieces(
                 k, n_each, d, ambient=ambient, separation=apart, random_state=seed
             ).points
@@ -219,8 +233,8 @@ def calibrate_separability(
     """
 
     def rows() -> Iterator[Row]:
-        grid = product(kinds, sizes, radii)
-        for (kind, n_each, radius), seed in product(grid, list(_seeds(replicates, random_state))):
+        grid = _draws(replicates, random_state, kinds, sizes, radii)
+        for kind, n_each, radius, seed in grid:
             rng = np.random.default_rng(seed)
             planted = synthetic.arrangement(kind, k)
             labels = np.repeat(np.arange(k), n_each)
@@ -254,8 +268,7 @@ def calibrate_geodesics(
     truth = float(np.mean(2 * np.pi * np.minimum(j, k - j) / k))
 
     def rows() -> Iterator[Row]:
-        grid = product(sizes, noises)
-        for (n, noise), seed in product(grid, list(_seeds(replicates, random_state))):
+        for n, noise, seed in _draws(replicates, random_state, sizes, noises):
             cloud = synthetic.circle(n, random_state=seed)
             angle = np.arctan2(cloud.points[:, 1], cloud.points[:, 0])
             labels = np.floor((angle + np.pi) / (2 * np.pi) * k).astype(int) % k
@@ -274,9 +287,9 @@ def calibrate_procrustes(
     *,
     counts: Iterable[int] = (4, 7, 12, 26),
     dimensions: Iterable[int] = (2, 10, 384),
-    noises: Iterable[float] = (0.5, 1, 2, np.inf),
-    n_permutations: int = 199,
-    replicates: int = 10,
+    noises: Iterable[float] = (0.5, 1, np.inf),
+    n_permutations: int = 99,
+    replicates: int = 50,
     random_state: int = 0,
 ) -> pd.DataFrame:
     """Procrustes disparity and test on arrangements that share a shape up to noise.
@@ -285,8 +298,7 @@ def calibrate_procrustes(
     that of each copy over the shape's spread; inf: the two have nothing in common.
     """
     rows = []
-    grid = product(counts, dimensions, noises)
-    for (k, d, noise), seed in product(grid, list(_seeds(replicates, random_state))):
+    for k, d, noise, seed in _draws(replicates, random_state, counts, dimensions, noises):
         rng = np.random.default_rng(seed)
         shape = rng.normal(size=(k, d))
         part, scale = (0.0, 1.0) if noise == np.inf else (1.0, noise)
@@ -322,8 +334,7 @@ def calibrate_gromov_wasserstein(
     distance), replicates.
     """
     rows = []
-    seeds = list(_seeds(replicates, random_state))
-    for k, noise, seed in product(counts, noises, seeds):
+    for k, noise, seed in _draws(replicates, random_state, counts, noises):
         rng = np.random.default_rng(seed)
         a = rng.normal(size=(k, dimension))
         turned = a @ np.linalg.qr(rng.normal(size=(dimension, dimension)))[0]
@@ -355,12 +366,12 @@ def _null_p_values(random_state: int) -> dict[str, Callable[[], float]]:
     def pairing(k: int, d: int) -> float:
         a, b = rng.normal(size=(k, d)), rng.normal(size=(k, d))
         seed = int(rng.integers(2**31))
-        return arrangements.procrustes_test(a, b, n_permutations=199, random_state=seed)[1]
+        return arrangements.procrustes_test(a, b, n_permutations=99, random_state=seed)[1]
 
     def correlated(method: Any, size: int) -> float:
         x, y = rng.normal(size=size), rng.normal(size=size)
         seed = int(rng.integers(2**31))
-        return correlation(x, y, method=method, n_resamples=499, random_state=seed).p
+        return correlation(x, y, method=method, n_resamples=199, random_state=seed).p
 
     return {
         "sign flip, n = 10": lambda: mean_estimate(rng.normal(size=10)).p,

@@ -13,6 +13,7 @@ MIN_POINTS = 5  # distinct points below which no dimension is given
 N_BOOTSTRAP = 200
 DISCARD = 0.1  # share of largest ratios that TwoNN treats as censored (Facco et al. 2017)
 NEIGHBOURS = 10  # of the second opinion
+_ROUNDING = 1e-9  # logarithms of ratios below this are the rounding of equal distances
 
 Resampled = Float[np.ndarray, "draws n"]
 
@@ -119,7 +120,7 @@ def _estimate(
         return NotEstimable(f"{len(kept)} distinct points, at least {MIN_POINTS} are needed")
     distances = _neighbour_distances(kept, n_neighbours)
     local = _log_ratios(distances) if estimator is _censored_pareto else _inverse(distances)
-    if not (local > 0).any():
+    if local.max() < _ROUNDING:
         return NotEstimable("every point has all its neighbours at one distance")
     rows = np.random.default_rng(random_state).integers(len(local), size=(n_bootstrap, len(local)))
     with np.errstate(divide="ignore"):

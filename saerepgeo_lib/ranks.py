@@ -34,8 +34,10 @@ def _count(s: Spectrum, tolerance: float) -> Rank:
 
 def _check(s: Spectrum) -> Spectrum:
     s = np.asarray(s, dtype=float)
-    if s.ndim != 1 or not len(s):
+    if s.ndim != 1:
         raise UserError(f"expected a vector of singular values, got shape {s.shape}")
+    if not len(s):  # codes without an active feature: a zero matrix
+        return np.zeros(1)
     if not np.isfinite(s).all():
         raise UserError("the spectrum has NaN or infinite singular values")
     if (s < 0).any() or (np.diff(s) > 1e-12 * max(s[0], 1e-300)).any():
@@ -87,8 +89,9 @@ def gavish_donoho_rank(
     """Optimal hard threshold for singular values under white additive noise.
 
     Known noise: lambda(beta) sqrt(n) sigma; unknown: omega(beta) median(s), where m <= n and
-    beta = m / n (Gavish and Donoho 2014). For residuals and pre-activations only: after an
-    encoder the noise is neither white nor additive.
+    beta = m / n (Gavish and Donoho 2014). For residuals only: pre-activations of more features
+    than the residual has directions carry noise that is additive but not white, and behind an
+    encoder's threshold it is neither.
     """
     s = _check(s)
     m, n = sorted(shape)
@@ -103,7 +106,7 @@ def gavish_donoho_rank(
 def marchenko_pastur_rank(s: Spectrum, shape: tuple[int, int], *, noise_std: float) -> Rank:
     """Number of s_i above sigma (sqrt(m) + sqrt(n)), the edge of a pure-noise spectrum.
 
-    For residuals and pre-activations only (see `gavish_donoho_rank`).
+    For residuals only (see `gavish_donoho_rank`).
     """
     return _count(_check(s), noise_std * (sqrt(shape[0]) + sqrt(shape[1])))
 

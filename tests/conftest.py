@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook("saerepgeo_lib", "checker.check")
 
@@ -15,6 +15,14 @@ from sae_lens import TopKSAE, TopKSAEConfig
 from saerepgeo_lib import models, prompts, residuals, tokens
 
 HOOK = "blocks.4.hook_out"
+
+
+@pytest.fixture
+def unchecked():
+    """As users run the library: shapes are not checked, so its own messages are what they see."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

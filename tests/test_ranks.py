@@ -94,7 +94,8 @@ def test_rules_do_not_depend_on_scale_or_rotation(name):
 def test_zero_matrices_have_rank_0_and_bad_spectra_are_refused():
     for rule in RULES.values():
         assert rule(np.zeros(4), (4, 5)).value == 0
-        for bad in ([1.0, np.nan], [1.0, 2.0], [1.0, -1.0], []):
+        assert rule(np.zeros(0), (4, 0)).value == 0  # codes in which no feature is active
+        for bad in ([1.0, np.nan], [1.0, 2.0], [1.0, -1.0]):
             with pytest.raises(UserError, match="singular values"):
                 rule(np.array(bad, dtype=float), (4, 5))
     with pytest.raises(UserError, match="tau"):

@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.statistics import mean_estimate
+from saerepgeo_lib.statistics import auc, correlation, mean_estimate
 
 
 def test_interval_and_exact_p_by_hand():
@@ -35,3 +37,65 @@ def test_sign_symmetry_and_scale_invariance():
 def test_too_few_or_nan_is_refused(bad):
     with pytest.raises(UserError, match="at least 2"):
         mean_estimate(np.array(bad))
+
+
+X = np.array([1.0, 2.0, 3.0, 4.0, 6.0])
+Y = np.array([2.0, 1.0, 4.0, 3.0, 9.0])
+
+
+def test_correlations_and_exact_permutation_p_by_brute_force():
+    for method, reference in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        found = correlation(X, Y, method=method)
+        assert found.value == pytest.approx(reference(X, Y).statistic)
+        all_r = np.array([reference(X, order).statistic for order in itertools.permutations(Y)])
+        above = np.mean(all_r >= found.value - 1e-12)
+        assert found.p == pytest.approx(2 * above)  # scipy doubles the smaller tail
+        assert found.low <= found.value <= found.high and found.n == 5
+
+
+def test_correlation_limits_and_invariance():
+    line = correlation(X, 3 * X - 7)
+    assert (line.value, line.low, line.high) == (pytest.approx(1),) * 3
+    assert correlation(2 * X + 1, 5 * Y).value == pytest.approx(correlation(X, Y).value)
+    assert correlation(np.exp(X), Y, method="spearman").value == pytest.approx(
+        correlation(X, Y, method="spearman").value
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [(X, Y[:3], "one length"), (X, np.full(5, 2.0), "does not vary"), (X, Y * np.nan, "NaN")],
+)
+def test_correlations_that_are_undefined_are_refused(unchecked, x, y, message):
+    with pytest.raises(UserError, match=message):
+        correlation(x, y)
+
+
+def test_auc_by_hand_by_brute_force_and_by_scipy():
+    found = auc(np.array([1.0, 3.0]), np.array([0.0, 1.0, 2.0]))
+    assert found.value == pytest.approx((1.5 + 3) / 6)  # 1 beats 0 and ties 1; 3 beats all
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.7, 1, 30), rng.normal(size=25)
+    found = auc(a, b)
+    assert found.value == pytest.approx(np.mean(a[:, None] > b))
+    assert found.p == stats.mannwhitneyu(a, b).pvalue
+    assert found.low < found.value < found.high
+    assert auc(np.exp(a), np.exp(b)) == found  # only the order counts
+    assert auc(b, a).value == pytest.approx(1 - found.value)
+    assert auc(a + 100, b).low == 1
+
+
+def test_auc_interval_covers_the_truth():
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    rng = np.random.default_rng(1)
+    hits = []
+    for _ in range(200):
+        found = auc(rng.normal(1, 1, 30), rng.normal(size=30), n_resamples=400)
+        hits.append(found.low <= truth <= found.high)
+    assert 0.88 <= np.mean(hits) <= 0.99
+
+
+def test_auc_of_ties_is_chance_and_bad_scores_are_refused():
+    assert (auc(np.ones(5), np.ones(5)).value, auc(np.ones(5), np.ones(5)).p) == (0.5, 1)
+    with pytest.raises(UserError, match="at least 2 finite"):
+        auc(np.ones(1), np.ones(5))
