@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import calibration, plots, plots_calibration
+from saerepgeo_lib import calibration, error_rates, plots, plots_calibration
 from saerepgeo_lib.records import Record
 
 # %matplotlib inline
@@ -293,7 +293,7 @@ transport.pivot_table("found", ["k", "noise"], "starts").style.format("{:.0%}")
 
 # %%
 with record.stage("false positives"):
-    rates, p_values = calibration.false_positives(draws=null_draws, random_state=seed)
+    rates, p_values = error_rates.false_positives(draws=null_draws, random_state=seed)
 record.tables["false_positives"] = rates
 
 # %% mystnb={"image": {"alt": "In the book's run: false-positive rates of eight tests with intervals. All lie within 3 to 7 percent but the sign flip on skewed data, which rejects too often.", "classes": "dark-light"}, "figure": {"caption": "Share of null data with p at most 0.05; bars: Clopper-Pearson 95 % intervals; shaded: 3 to 7 %.", "name": "false-positives"}}

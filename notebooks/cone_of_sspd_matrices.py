@@ -35,7 +35,8 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import plots, plots_theory, ranks, theory
+from saerepgeo_lib import plots, plots_cone, ranks, theory
+from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.records import Record
 
 # %matplotlib inline
@@ -56,7 +57,8 @@ record = Record(
     seeds=[seed],
     device="cpu",
 )
-assert n >= 3 and n_draws >= 20, "n must be at least 3 and n_draws at least 20"
+if n < 3 or n_draws < 20:
+    raise UserError(f"n must be at least 3 and n_draws at least 20, got {n} and {n_draws}")
 rng = np.random.default_rng(seed)
 
 # %% [markdown]
@@ -91,7 +93,7 @@ assert np.allclose(eigenvalues, np.stack([h + rho, h - rho], axis=1) / np.sqrt(2
 assert set(path_ranks) == {0, 1, 2}
 
 # %% mystnb={"image": {"alt": "A cone of revolution, tip down. A path starts inside it, reaches the surface, runs along the surface down to the tip, and leaves the tip into the inside. Below: the smaller eigenvalue reaches zero at t = 1, both are zero at t = 3 only; the rank is 2, then 1, is 0 at the single point t = 3, then 2 again.", "classes": "dark-light"}, "figure": {"caption": "The cone of symmetric positive semidefinite 2 x 2 matrices in the coordinates above (third one upwards), and a path through its three strata. Eigenvalues move continuously; rank jumps.", "name": "cone-path"}}
-plots_theory.plot_cone_path(t, points, eigenvalues, path_ranks)
+plots_cone.plot_cone_path(t, points, eigenvalues, path_ranks)
 
 # %% [markdown]
 # Two things to keep in mind. The eigenvalues change continuously while the rank jumps: a rank
@@ -276,7 +278,7 @@ surface = (at[:, 2] - np.abs(at[:, 0])) / np.sqrt(2)
 assert np.allclose(to_rank_one, surface)
 
 # %% mystnb={"image": {"alt": "A vertical slice through the cone: a right angle with its tip down. Three matrices of rank 2 lie inside; a circle around each, with its smaller singular value as radius, touches the sides of the cone.", "classes": "dark-light"}, "figure": {"caption": "The second singular value is the distance to the matrices of rank 1.", "name": "cone-distance"}}
-plots_theory.plot_cone_distance(at, to_rank_one)
+plots_cone.plot_cone_distance(at, to_rank_one)
 
 # %% [markdown]
 # The same in $n$ dimensions: the truncation reaches the bound, and none of many random
@@ -394,7 +396,7 @@ assert low == high == 2
 # %% mystnb={"image": {"alt": "Three rows, a family on the left and its rank on the right. A smooth curve of matrices: rank 2, but 1 at t = 0. A round circle lifted through the origin's height: rank 3, but 2 at height 0. Two crossing lines with noise in the plane: rank 2 throughout, although a cross is no manifold.", "classes": "dark-light"}, "figure": {"caption": "Rank and shape of the data are different questions. Above and middle: the rank drops, all is smooth. Below: the rank is constant, the data are no manifold.", "name": "caveat"}}
 shown = np.linspace(-1, 1, 5)
 lifted_shown = np.array([circle + np.array([0, 0, height]) for height in shown])
-plots_theory.plot_caveat(t, families, lifted_shown, shown, cross + 0.5 * noise)
+plots_cone.plot_caveat(t, families, lifted_shown, shown, cross + 0.5 * noise)
 
 # %% [markdown]
 # ```{admonition} What follows for reading Case 1

@@ -39,7 +39,8 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import plots, plots_theory, ranks, theory
+from saerepgeo_lib import plots, plots_noise, ranks, theory
+from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.records import Record
 
 # %matplotlib inline
@@ -61,7 +62,11 @@ record = Record(
     seeds=[seed],
     device="cpu",
 )
-assert 1 <= planted_rank <= 6 and width >= 32 and n_draws >= 50, "see the descriptions"
+if not 1 <= planted_rank <= 6 or width < 32 or n_draws < 50:
+    raise UserError(
+        "planted_rank lies between 1 and 6, width is at least 32 and n_draws at least 50, got "
+        f"{planted_rank}, {width} and {n_draws}"
+    )
 rng = np.random.default_rng(seed)
 generator = torch.Generator().manual_seed(seed)
 
@@ -126,7 +131,7 @@ assert (bounds[:, 0] <= counts).all() and (counts <= bounds[:, 1]).all()
 assert (counts[bounds[:, 0] == bounds[:, 1]] == 3).all()
 
 # %% mystnb={"image": {"alt": "In the book's run, above: four singular values against the noise level, each inside a band that widens linearly; the fourth starts at zero and crosses the threshold late. Below: the number of values above the threshold is certified as 3 for small noise; then the certified interval widens while the measured count stays at 3 for longer, and rises.", "classes": "dark-light"}, "figure": {"caption": "Weyl's bounds (shaded) and the rank that they certify. Thick: certified. Dashed: measured, not certified.", "name": "weyl"}}
-plots_theory.plot_weyl(levels, spectra, threshold, bounds, norm=1.0)
+plots_noise.plot_weyl(levels, spectra, threshold, bounds, norm=1.0)
 
 # %%
 sure_to = levels[bounds[:, 0] == bounds[:, 1]].max()
@@ -231,7 +236,7 @@ record.tables["encoded"] = encoded
 encoded.style.hide(axis="index")
 
 # %% mystnb={"image": {"alt": "In the book's run: four panels of leading singular values divided by the white-noise edge. Residual: without a planted signal all lie below the edge or on it, with one as many as planted stand clear above it. Pre-activations, ReLU codes and TopK codes: many values lie above the edge even where nothing was planted.", "classes": "dark-light"}, "figure": {"caption": "The white-noise edge (dashed) separates signal from noise in the residual, and in nothing that comes after.", "name": "white-noise-edge"}}
-plots_theory.plot_against_edge(over_edge, shown=60)
+plots_noise.plot_against_edge(over_edge, shown=60)
 
 # %% [markdown]
 # Where nothing was planted, everything above the edge is a false alarm, and after the encoder there are
@@ -296,7 +301,7 @@ assert code_ranks["pre-activations"].max() == 4 and code_ranks["ReLU"].max() == 
 assert min(code_ranks[kind].max() for kind in small) > 4
 
 # %% mystnb={"image": {"alt": "In the book's run: exact rank against the number of tokens in three dimensions. Pre-activations stop at rank 4. Codes of the random ReLU, TopK and JumpReLU encoders climb far beyond, ReLU along the number of tokens for longest.", "classes": "dark-light"}, "figure": {"caption": "Rank of codes of tokens in three dimensions. The encoders are random: nothing was learned.", "name": "code-ranks"}}
-plots_theory.plot_code_ranks(token_counts, code_ranks)
+plots_noise.plot_code_ranks(token_counts, code_ranks)
 
 # %%
 top = {kind: int(values.max()) for kind, values in code_ranks.items()}
@@ -378,7 +383,7 @@ changed = {
 assert all((share[factors < 1] == 0).all() and share[-1] > 0 for share in changed.values())
 
 # %% mystnb={"image": {"alt": "In the book's run: share of random steps that change the active set against their length in margins, for ReLU, TopK and JumpReLU. It is zero up to one margin and rises steadily beyond.", "classes": "dark-light"}, "figure": {"caption": "Within its margin a code keeps its active features, whatever the direction of the noise.", "name": "code-margins"}}
-plots_theory.plot_margins(factors, changed)
+plots_noise.plot_margins(factors, changed)
 
 # %% [markdown]
 # Inside the ball the encoder is affine (Statement 3), so codes of any number of tokens there have

@@ -39,7 +39,8 @@ from IPython.display import Markdown, display
 from sklearn.cluster import DBSCAN
 from tensorly.random import random_tucker
 
-from saerepgeo_lib import plots, plots_theory, ranks, tensors, theory
+from saerepgeo_lib import plots, plots_unfolding, ranks, tensors, theory
+from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.records import Record
 
 # %matplotlib inline
@@ -60,7 +61,10 @@ record = Record(
     seeds=[seed],
     device="cpu",
 )
-assert n_draws >= 50 and n_masked >= 4, "n_draws must be at least 50 and n_masked at least 4"
+if n_draws < 50 or n_masked < 4:
+    raise UserError(
+        f"n_draws must be at least 50 and n_masked at least 4, got {n_draws} and {n_masked}"
+    )
 rng = np.random.default_rng(seed)
 
 # %% [markdown]
@@ -83,7 +87,7 @@ codes = torch.tensor(
 followed = (1, 0, 3)
 
 # %% mystnb={"image": {"alt": "Three blocks, one for each prompt, in three colours. Each has two rows for tokens and four columns for features. In prompt 1, token 0, feature 3 the entry 4 is framed.", "classes": "dark-light"}, "figure": {"caption": "The tensor, prompt by prompt. Colour: prompt. Frame: the entry that we follow.", "name": "small-tensor"}}
-plots_theory.plot_tensor(codes.numpy(), followed)
+plots_unfolding.plot_tensor(codes.numpy(), followed)
 
 # %% [markdown]
 # ## Three unfoldings
@@ -127,7 +131,7 @@ frames = {
 
 # %% mystnb={"image": {"alt": "The same 24 entries as three matrices: 3 by 8, 2 by 12 and 4 by 6. In the first each row has one prompt's colour; in the two others the colours stand in blocks of columns. The framed 4 appears once in each.", "classes": "dark-light"}, "figure": {"caption": "Three unfoldings of one tensor. Colour: the prompt that an entry came from. Frame: the entry that we follow.", "name": "unfoldings"}}
 matrices = {titles[m]: unfolded[m].numpy() for m in titles}
-plots_theory.plot_unfoldings(
+plots_unfolding.plot_unfoldings(
     matrices, origin, frames, {titles[m]: what for m, what in tensors.MODES.items()}
 )
 
@@ -154,7 +158,7 @@ for mode, gram in grams.items():
     assert theory.rank_of(gram) == theory.rank_of(unfolded[mode])
 
 # %% mystnb={"image": {"alt": "Three symmetric matrices with their numbers: 3 by 3 for prompts, 2 by 2 for tokens, 4 by 4 for features. The diagonals are largest; features that never fire together have a zero.", "classes": "dark-light"}, "figure": {"caption": "The three SSPD matrices of one tensor: similarity of prompts, of token slots, and of features.", "name": "grams"}}
-plots_theory.plot_grams(
+plots_unfolding.plot_grams(
     {f"$G_{m}$ ({what}s)": grams[m].numpy() for m, what in tensors.MODES.items()}
 )
 
@@ -216,7 +220,7 @@ assert refused.any() and not refused.all()
 record.numbers["share_with_lower_rank_than_asked"] = float(refused.mean())
 
 # %% mystnb={"image": {"alt": "Mode rank against the product of the two other mode ranks for random tensors. All points lie on or below the diagonal, and many lie exactly on it, in each of the three modes.", "classes": "dark-light"}, "figure": {"caption": "Each tensor gives three points, one a mode. The area of a point counts tensors. None is above the diagonal, and the bound is attained.", "name": "mode-rank-inequality"}}
-plots_theory.plot_mode_ranks(found)
+plots_unfolding.plot_mode_ranks(found)
 
 # %% [markdown]
 # ### Three different ranks
@@ -268,7 +272,7 @@ precisions = {"float64": both_ways(exact), "float32": both_ways(exact.float())}
 
 # %% mystnb={"image": {"alt": "Planted singular values from 1 to 1e-12 on a logarithmic axis, in float64 and float32. In float64 the singular values of the unfolding follow the planted line to its end, the roots of the Gram matrix' eigenvalues leave it near 1e-8. In float32 the two leave it near 1e-7 and 1e-4.", "classes": "dark-light"}, "figure": {"caption": "The same matrix, two ways to its spectrum. Squaring halves the number of digits.", "name": "gram-precision"}}
 k = len(true)
-plots_theory.plot_precision(true, {name: (s[:k], g[:k]) for name, (s, g) in precisions.items()})
+plots_unfolding.plot_precision(true, {name: (s[:k], g[:k]) for name, (s, g) in precisions.items()})
 
 # %% [markdown]
 # The rank that each finds, if we count values above a threshold that lies between the two
@@ -333,7 +337,7 @@ assert [len(set(labels)) for labels in clusters.values()] == [2, 3]
 assert soft["with zero rows"] > soft["tokens that count"] + 0.2
 
 # %% mystnb={"image": {"alt": "Left: two clusters of tokens with their mean between them. Right: the same with zero rows: a third cluster at the origin, and a mean pulled towards it.", "classes": "dark-light"}, "figure": {"caption": "Zero rows change no singular value, but they pull the mean and form a cluster of their own.", "name": "masked-tokens"}}
-plots_theory.plot_masked(tokens, zeroed, clusters)
+plots_unfolding.plot_masked(tokens, zeroed, clusters)
 
 # %%
 record.numbers["participation_ratio_centred"] = soft

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saerepgeo_lib import calibration
+from saerepgeo_lib import calibration, error_rates
 from saerepgeo_lib.errors import UserError
 
 
@@ -103,7 +103,7 @@ def test_components_are_counted_and_one_piece_is_beyond_hdbscan():
 
 @pytest.mark.slow
 def test_false_positive_rates_are_nominal_but_for_the_test_whose_assumption_fails():
-    table, p_values = calibration.false_positives(draws=1500, random_state=1)
+    table, p_values = error_rates.false_positives(draws=1500, random_state=1)
     skewed = table["test"].str.contains("skewed")
     assert table.loc[~skewed, "rate"].between(0.03, 0.07).all()
     assert (table.loc[skewed, "low"] > 0.05).all()
