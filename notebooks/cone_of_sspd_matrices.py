@@ -339,7 +339,7 @@ assert np.allclose(flat[0] + lift[:, None, None] * np.eye(n), symmetric)
 # So "stratified" is not opposed to "manifold" here. The strata describe *how rank cuts the
 # cone*, as it sits among the symmetric matrices; the space underneath has no
 # singularity but an edge. (It is not a *smooth* manifold with boundary inside the symmetric
-# matrices: the tip of the $2 \times 2$ cone is a corner.)
+# matrices: the tip of the $2 \times 2$ cone is a conical point.)
 #
 # ## The caveat: what a change of rank does not show
 #
@@ -434,7 +434,8 @@ plots_cone.plot_caveat(t, families, lifted_shown, shown, cross + 0.5 * noise)
 #    $n(n-1) - (n-1)(n-2)/2 = n(n+1)/2 - 1$: one less than the cone. A generic path of *symmetric* matrices
 #    crosses such a set at single points. A path that stays *in the cone* cannot cross it: the least eigenvalue
 #    would have to be zero at a minimum, which a generic path avoids. So a generic smooth path in the cone has
-#    full rank throughout, and observed rank changes come from a rule or a threshold.
+#    full rank throughout. (The matrices of Case 1 are not generic in the cone: with fewer tokens than features $G_3$
+#    never has full rank. The same argument applies within the closure of the stratum that its shape allows.)
 # 2. Take the points $1$ and $1 + t$ on a line, as the two rows of $X_t$. Then $X_t X_t^\top$ has rank 1 for
 #    every $t$, and at $t = 0$ the two points coincide.
 # 3. Centred, the third column vanishes and the rank is 2 at every height. The drop was due to the mean

@@ -533,8 +533,8 @@ table.style.format(
 #
 # | Rank | Small noise can lower it? | Reason |
 # |---|---|---|
-# | exact, of a continuous map of the tokens (residual, pre-activations, ReLU codes) | no | Statement 5: below $s_r / L$ the rank can only stay or rise. With a density, the residual's rises to full (Statement 1). |
-# | exact, TopK or JumpReLU, each token within its margin | no | Within the margins the encoder is affine with slope at most $\lVert W \rVert_2$, so the line above applies. |
+# | exact, of a map of the tokens with Lipschitz constant $L$ (residual, pre-activations, ReLU codes) | no | Statement 5: for noise below $s_r / L$ the rank can only stay or rise. With a density, the residual's rises to full (Statement 1). |
+# | exact, TopK or JumpReLU, each token within its margin | no, if the noise is below $s_r / \lVert W \rVert_2$ too | Within the margins the encoder is affine with slope at most $\lVert W \rVert_2$, so the line above applies. |
 # | exact, TopK on a tie or JumpReLU on a threshold | **yes** | The code jumps by a fixed amount however small the noise; a jump can make two codes parallel, or one zero. |
 # | effective, participation, stable | yes, a little, and raise it | They are continuous functions of the singular values away from the zero matrix (sums and ratios with positive denominators, and $p \log p \to 0$); singular values move by at most $\lVert E \rVert_2$. At the zero matrix they are not continuous: $\epsilon A$ has the rank of $A$ for every $\epsilon > 0$. |
 # | relative | yes, by whole steps, and raise it | It counts $s_i > \tau s_1$; a value that sits at $\tau s_1$ crosses either way. Statement 2 with $\epsilon$ between $\tau(s_1 - \lVert E \rVert_2)$ and $\tau(s_1 + \lVert E \rVert_2)$ says where it cannot. |

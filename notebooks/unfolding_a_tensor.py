@@ -39,7 +39,7 @@ from IPython.display import Markdown, display
 from sklearn.cluster import DBSCAN
 from tensorly.random import random_tucker
 
-from saerepgeo_lib import plots, plots_unfolding, ranks, tensors, theory
+from saerepgeo_lib import plots, plots_unfolding, ranks, synthetic, tensors, theory
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.records import Record
 
@@ -229,7 +229,7 @@ plots_unfolding.plot_mode_ranks(found)
 # 5, which Statement 3 allows because $5 \le 2 \cdot 3$.
 
 # %%
-planted = random_tucker((6, 7, 8), (2, 3, 5), full=True, random_state=sampler)
+planted = synthetic.low_rank_tensor((6, 7, 8), (2, 3, 5), random_state=seed)
 three = [theory.rank_of(tl.unfold(planted, mode)) for mode in range(3)]
 assert three == [2, 3, 5]
 display(Markdown(f"Measured mode ranks: {three[0]}, {three[1]} and {three[2]}."))

@@ -38,8 +38,7 @@ def centroids(points: Points, labels: Labels) -> Centroids:
 
 def aedp(centroids: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     """Average Euclidean distance over the k (k - 1) / 2 pairs of centroids."""
-    if len(centroids) < 2:
-        raise UserError(f"AEDP needs at least 2 centroids, got {len(centroids)}")
+    _check_tensor("AEDP", centroids)
     return torch.pdist(centroids).mean()
 
 
@@ -54,15 +53,17 @@ def mean_geodesic_distance(points: Points, labels: Labels, *, n_neighbours: int 
     The graph joins each distinct point to its k nearest with edges of their Euclidean length; k
     is the smallest from `n_neighbours` on that connects it. (The smallest of all would cut a loop
     open at its widest gap, so that paths lead the long way round.) A cluster's medoid is its
-    point nearest to the centroid.
+    point nearest to the centroid. Coinciding points count once, with the label of the first.
     """
     x = check_points(points)
-    centres = _pair(centroids(x, labels))
-    kept = distinct(x)
+    kept, names = distinct(x), np.unique(labels[labels >= 0])
     x, labels = x[kept], labels[kept]
+    if lost := set(names) - set(labels):
+        raise UserError(f"every point of cluster {min(lost)} coincides with one of another cluster")
+    centres = _pair(centroids(x, labels))
     medoids = [
         np.flatnonzero(labels == label)[np.square(x[labels == label] - centre).sum(axis=1).argmin()]
-        for label, centre in zip(np.unique(labels[labels >= 0]), centres, strict=True)
+        for label, centre in zip(names, centres, strict=True)
     ]
     graph = _connected_graph(x, max(1, n_neighbours))
     lengths = shortest_path(graph, directed=False, indices=medoids)[:, medoids]
@@ -142,8 +143,8 @@ def gromov_wasserstein(
     if k = m, of `n_starts` random pairings improved by exchanges (scipy's "2opt") is returned: an
     upper bound on the distance. Differentiable in a and b at the coupling found.
     """
-    if min(len(a), len(b)) < 2:
-        raise UserError("Gromov-Wasserstein needs at least 2 objects on each side")
+    for x in (a, b):
+        _check_tensor("Gromov-Wasserstein", x)
     c1, c2 = _distances(a), _distances(b)
     p, q = (torch.full((len(x),), 1 / len(x), dtype=x.dtype, device=x.device) for x in (a, b))
     plain1, plain2 = (c.detach().cpu().double().numpy() for c in (c1, c2))
@@ -162,6 +163,13 @@ def gromov_wasserstein(
     best = torch.from_numpy(max(candidates, key=lambda t: ((plain1 @ t @ plain2) * t).sum())).to(a)
     constant = (c1.square() @ p) @ p + (c2.square() @ q) @ q
     return constant - 2 * ((c1 @ best @ c2) * best).sum()
+
+
+def _check_tensor(name: str, x: Float[Tensor, "k d"]) -> None:
+    if len(x) < 2:
+        raise UserError(f"{name} needs at least 2 objects, got {len(x)}")
+    if not torch.isfinite(x).all():
+        raise UserError(f"{name} of NaN or infinite coordinates is undefined; leave them out")
 
 
 def _distances(x: Float[Tensor, "k d"]) -> Float[Tensor, "k k"]:

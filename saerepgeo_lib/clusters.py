@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import HDBSCAN
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.points import NotEstimable, Points, check_points
+from saerepgeo_lib.points import NotEstimable, Points, check_points, distinct
 
 MIN_CLUSTER_SIZE = 10
 Labels = Int[np.ndarray, " n"]
@@ -19,15 +19,17 @@ def hdbscan_labels(points: Points, *, min_cluster_size: int = MIN_CLUSTER_SIZE) 
     """The cluster of each point by HDBSCAN (Campello et al. 2013); -1 for points in none.
 
     With scikit-learn's other defaults: a single cluster is never reported, so that a cloud in
-    one piece comes back as none or as several. Fewer points than `min_cluster_size` are no
-    cluster.
+    one piece comes back as none or as several. Coinciding points count once and share a label, so
+    that copies of a point are no cluster; fewer distinct points than `min_cluster_size` are none.
     """
     x = check_points(points)
     if min_cluster_size < 2:
         raise UserError(f"min_cluster_size must be at least 2, got {min_cluster_size}")
-    if len(x) < min_cluster_size:
+    different, copies = np.unique(x, axis=0, return_inverse=True)
+    if len(different) < min_cluster_size:
         return np.full(len(x), -1)
-    labels: np.ndarray = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(x)
+    found = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(different)
+    labels: np.ndarray = found[copies.ravel()]
     return labels
 
 
@@ -42,7 +44,8 @@ class Components:
 
     deaths: Float[np.ndarray, " merges"]  # distances, descending; all are born at 0
     band: float  # a merge beyond this distance separates components of the support
-    n: int
+    n: int  # distinct points
+    duplicates: int  # points removed because they coincide with another
 
     @property
     def betti0(self) -> int:
@@ -54,8 +57,10 @@ def h0_deaths(points: Points) -> Float[np.ndarray, " merges"]:
     """Death distances of the Vietoris-Rips H0 classes but the immortal one, descending.
 
     They are the heights of single linkage, which are the edges of the minimum spanning tree.
+    Coinciding points count once.
     """
-    x = check_points(points, least=2)
+    x = check_points(points)
+    x = check_points(x[distinct(x)], least=2)
     heights: np.ndarray = linkage(x, method="single")[:, 2]
     return np.sort(heights)[::-1]
 
@@ -69,14 +74,17 @@ def h0_components(
     two pieces whose distance exceeds 2c belong to different components. c is estimated as the
     1 - alpha quantile of the Hausdorff distance between the sample and its bootstrap resamples
     (after Fasy et al. 2014, who subsample). Pieces closer than the band are not told apart.
+    Duplicates are removed and counted.
     """
-    x = check_points(points)
+    given = check_points(points)
+    x = given[distinct(given)]
     if len(x) < 3:
-        return NotEstimable(f"{len(x)} points, at least 3 are needed")
+        return NotEstimable(f"{len(x)} distinct points, at least 3 are needed")
     distances = cdist(x, x)
     rng = np.random.default_rng(random_state)
     hausdorff = [
         distances[:, np.unique(rng.integers(len(x), size=len(x)))].min(axis=1).max()
         for _ in range(n_bootstrap)
     ]
-    return Components(h0_deaths(x), 2 * float(np.quantile(hausdorff, 1 - alpha)), len(x))
+    band = 2 * float(np.quantile(hausdorff, 1 - alpha))
+    return Components(h0_deaths(x), band, len(x), len(given) - len(x))

@@ -8,6 +8,7 @@ import matplotlib as mpl
 # Okabe and Ito's colours, which the colour-blind can tell apart; line widths and markers
 # carry the same distinction for print without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d00")
+BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NULL_COLOUR = "#444444"
 

@@ -136,7 +136,7 @@ def plot_aucs(aucs: pd.DataFrame, representations: Sequence[str]) -> Figure:
     for ax, contrast in zip(axes, contrasts, strict=True):
         for k, (label, look) in enumerate(looks.items()):
             part = aucs[(aucs["contrast"] == contrast) & (aucs["representation"] == label)]
-            part = part.set_index("score").loc[scores]
+            part = part.set_index("score").reindex(scores)  # not every score has every one
             y = np.arange(len(scores)) + 0.18 * (k - (len(looks) - 1) / 2)
             ax.hlines(y, part["low"], part["high"], color=look["color"], lw=1.6)
             ax.plot(part["auc"], y, ls="none", ms=5, **look)
@@ -153,29 +153,27 @@ def plot_aucs(aucs: pd.DataFrame, representations: Sequence[str]) -> Figure:
 
 
 def plot_rocs(rocs: pd.DataFrame) -> Figure:
-    """ROC curves: a row a contrast, a column a representation, a line a score."""
+    """ROC curves: a row a contrast, a column a shape, a line a score."""
     contrasts = list(dict.fromkeys(rocs["contrast"]))
-    representations = list(dict.fromkeys(rocs["representation"]))
+    shapes = list(dict.fromkeys(rocs["shape"]))
     scores = list(dict.fromkeys(rocs["score"]))
     size = (6.6, 2.5 * len(contrasts) + 0.8)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(
-        len(contrasts), len(representations), sharex=True, sharey=True, squeeze=False
-    )
+    axes = figure.subplots(len(contrasts), len(shapes), sharex=True, sharey=True, squeeze=False)
     looks: dict[str, dict[str, Any]] = {
         score: {"color": COLOURS[k % len(COLOURS)], "ls": ("-", "--", "-.", ":")[k % 4]}
         for k, score in enumerate(scores)
     }
-    for (contrast, label, score), curve in rocs.groupby(
-        ["contrast", "representation", "score"], sort=False
-    ):
-        ax = axes[contrasts.index(contrast), representations.index(label)]
+    for (contrast, shape, score), curve in rocs.groupby(["contrast", "shape", "score"], sort=False):
+        ax = axes[contrasts.index(contrast), shapes.index(shape)]
         ax.plot(curve["false"], curve["true"], lw=2, **looks[str(score)])
         ax.plot([0, 1], [0, 1], color="0.7", lw=1)
         ax.set_aspect("equal")
-        ax.set_title(f"{label}\n{contrast}", fontsize=10)
-    figure.supxlabel("smooth data taken for stratified", fontsize=10)
-    figure.supylabel("stratified data found", fontsize=10)
+        ax.set_title(f"{shape}, {contrast}", fontsize=10)
+    for ax in axes[-1]:
+        ax.set_xlabel("smooth data mistaken", fontsize=10)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("strata found", fontsize=10)
     handles = [Line2D([], [], lw=2, label=score, **look) for score, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
     return figure

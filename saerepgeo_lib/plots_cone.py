@@ -10,13 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from saerepgeo_lib.plots import COLOURS, NULL_COLOUR
+from saerepgeo_lib.plots import BLUE, COLOURS, GREEN, NULL_COLOUR, ORANGE, PINK
 
-BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
 RANK_COLOURS = {0: NULL_COLOUR, 1: ORANGE, 2: BLUE, 3: GREEN}
-
-
-# The cone of SSPD matrices
 
 
 def plot_cone_path(

@@ -12,13 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from saerepgeo_lib.plots import COLOURS, MARKERS, NULL_COLOUR
-
-BLUE, ORANGE, GREEN, PINK = COLOURS[:4]
-RANK_COLOURS = {0: NULL_COLOUR, 1: ORANGE, 2: BLUE, 3: GREEN}
-
-
-# The cone of SSPD matrices
+from saerepgeo_lib.plots import BLUE, COLOURS, GREEN, MARKERS, NULL_COLOUR, ORANGE, PINK
 
 
 def _numbers(

@@ -32,7 +32,7 @@ def _count(s: Spectrum, tolerance: float) -> Rank:
     return Rank(float(np.count_nonzero(s > tolerance)), float(tolerance))
 
 
-def _check(s: Spectrum) -> Spectrum:
+def _check(s: Spectrum) -> Float[np.ndarray, " values"]:
     s = np.asarray(s, dtype=float)
     if s.ndim != 1:
         raise UserError(f"expected a vector of singular values, got shape {s.shape}")
@@ -43,6 +43,11 @@ def _check(s: Spectrum) -> Spectrum:
     if (s < 0).any() or (np.diff(s) > 1e-12 * max(s[0], 1e-300)).any():
         raise UserError("singular values must be nonnegative and in descending order")
     return s
+
+
+def _check_noise(noise_std: float | None) -> None:
+    if noise_std is not None and not 0 < noise_std < inf:
+        raise UserError(f"noise_std is a finite number above 0, got {noise_std}")
 
 
 def exact_rank(s: Spectrum, shape: tuple[int, int], *, eps: float = FLOAT32_EPS) -> Rank:
@@ -94,6 +99,7 @@ def gavish_donoho_rank(
     encoder's threshold it is neither.
     """
     s = _check(s)
+    _check_noise(noise_std)
     m, n = sorted(shape)
     beta = m / n
     root = sqrt(beta**2 + 14 * beta + 1)
@@ -108,6 +114,7 @@ def marchenko_pastur_rank(s: Spectrum, shape: tuple[int, int], *, noise_std: flo
 
     For residuals only (see `gavish_donoho_rank`).
     """
+    _check_noise(noise_std)
     return _count(_check(s), noise_std * (sqrt(shape[0]) + sqrt(shape[1])))
 
 
@@ -117,12 +124,13 @@ def permutation_rank(
     """Parallel analysis (Horn 1965): leading s_i above that quantile of permuted data's s_i.
 
     Counting stops at the first s_i that does not exceed its null; the tolerance returned is
-    the null's quantile there.
+    the null's quantile there. The quantile is the smallest draw with at least that share of the
+    draws at or below it: 19 draws or more hold the level of 5 %, fewer only 1 / (draws + 1).
     """
     s = _check(s)
     if null.ndim != 2 or null.shape[1] != len(s) or not len(null):
         raise UserError(f"the null must have shape (draws, {len(s)}), got {null.shape}")
-    bound = np.quantile(null, quantile, axis=0)
+    bound = np.quantile(null, quantile, axis=0, method="higher")
     above = s > bound
     rank = len(s) if above.all() else int(np.argmin(above))
     return Rank(float(rank), float(bound[min(rank, len(s) - 1)]))

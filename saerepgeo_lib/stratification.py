@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from saerepgeo_lib.claims import Claim, Verdict
 from saerepgeo_lib.errors import UserError, choose
@@ -205,6 +206,16 @@ def judge(
         verdict=overall,
     )
     return [*varies, *beyond, summary]
+
+
+def skewness(spread: Mapping[str, pd.DataFrame], *, mode: int) -> dict[str, float]:
+    """Skewness over seeds of each relative range, by "concept: label"; 0 if it is constant."""
+    found = {}
+    for concept, table in spread.items():
+        for label, part in table[table["mode"] == mode].groupby("label", sort=False):
+            values = part["variability"].to_numpy()
+            found[f"{concept}: {label}"] = float(stats.skew(values)) if np.ptp(values) > 0 else 0.0
+    return found
 
 
 def nulls_of(label: str, labels: Sequence[str], sparse: Sequence[str]) -> list[str]:

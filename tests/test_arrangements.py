@@ -72,6 +72,8 @@ def test_aedp_and_mstw_by_brute_force_and_under_motion():
             mst_weight(bad)
     with pytest.raises(UserError, match="at least 2"):
         aedp(tensor(A[:1]))
+    with pytest.raises(UserError, match="NaN"):
+        aedp(tensor(A * np.nan))
 
 
 def test_gradient_of_aedp_by_finite_differences():
@@ -101,6 +103,12 @@ def test_geodesics_join_separate_clusters_by_the_shortest_bridge():
     x = np.array([[0.0], [1], [10], [11]])
     found = mean_geodesic_distance(x, np.array([0, 0, 1, 1]), n_neighbours=1)
     assert found == pytest.approx(10)  # k = 2 is the first that connects them
+
+
+def test_a_cluster_that_lies_wholly_on_another_is_refused():
+    x = np.array([[0.0, 0], [1, 0], [2, 1], [0, 0], [1, 0]])
+    with pytest.raises(UserError, match="cluster 1 coincides"):
+        mean_geodesic_distance(x, np.array([0, 0, 0, 1, 1]))
 
 
 def test_procrustes_limits_brute_force_and_invariance():
@@ -151,6 +159,8 @@ def test_gromov_wasserstein_limits_scale_and_pots_own_value():
     assert scaled == pytest.approx(4 * value)
     with pytest.raises(UserError, match="at least 2"):
         gromov_wasserstein(tensor(A[:1]), tensor(B))
+    with pytest.raises(UserError, match="NaN"):
+        gromov_wasserstein(tensor(A), tensor(B * np.nan))
 
 
 def test_gromov_wasserstein_gradient_at_its_coupling():

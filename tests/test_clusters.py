@@ -56,9 +56,34 @@ def test_the_band_swallows_a_gap_that_the_sample_does_not_resolve():
     assert h0_components(x, n_bootstrap=5).band > 0
 
 
-def test_duplicates_do_not_change_the_number_of_components():
+def test_duplicates_count_once_and_are_reported():
     x = pieces().points
-    assert h0_components(np.concatenate([x, x[:10]])).betti0 == 3
+    plain, fourfold = h0_components(x), h0_components(np.repeat(x, 4, axis=0))
+    assert (fourfold.betti0, fourfold.band, fourfold.n) == (3, pytest.approx(plain.band), 90)
+    assert (plain.duplicates, fourfold.duplicates) == (0, 270)
+    labels = hdbscan_labels(np.repeat(x, 4, axis=0))
+    assert (labels.reshape(90, 4) == labels[::4, None]).all() and n_clusters(labels) == 3
+    heaps = np.repeat(np.random.default_rng(0).normal(size=(12, 3)), 12, axis=0)
+    assert n_clusters(hdbscan_labels(heaps, min_cluster_size=8)) <= 1  # copies are no cluster
+
+
+def test_two_tight_groups_far_apart_are_two_clusters_with_their_members():
+    grid = np.stack(np.meshgrid(np.arange(4.0), np.arange(4.0)), axis=-1).reshape(-1, 2)
+    labels = hdbscan_labels(np.concatenate([grid, grid + 1000]))
+    assert n_clusters(labels) == 2
+    assert len(set(labels[:16])) == len(set(labels[16:])) == 1
+
+
+def test_the_band_covers_the_distance_from_the_support_to_the_sample():
+    """What it is for: twice the Hausdorff distance, here known on a fine grid of a circle."""
+    angle = np.linspace(0, 2 * np.pi, 4000)
+    support = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    held = []
+    for seed in range(40):
+        x = synthetic.circle(60, random_state=seed).points
+        far = np.linalg.norm(support[:, None] - x[None], axis=2).min(axis=1).max()
+        held.append(h0_components(x, random_state=seed).band >= 2 * far)
+    assert np.mean(held) >= 0.9
 
 
 def test_bad_input(unchecked):

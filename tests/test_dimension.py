@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import skdim
+from scipy import stats
 
 from saerepgeo_lib import synthetic
 from saerepgeo_lib.dimension import (
@@ -34,7 +35,7 @@ def test_closed_form_on_equidistant_points_of_a_line():
 
 
 def test_closed_form_of_two_nn_with_censored_ratios():
-    """Three pairs on a line, far apart: ratios by hand, the k smallest of N kept."""
+    """Five pairs on a line, far apart: ratios by hand, the k smallest of N kept."""
     starts = np.array([0.0, 100.0, 300.0, 700.0, 1500.0])
     x = np.concatenate([starts, starts + 1])[:, None]  # r1 = 1 everywhere
     r2 = np.array([abs(np.delete(x, [i, (i + 5) % 10]) - x[i]).min() for i in range(10)])
@@ -72,8 +73,20 @@ def test_too_few_points_are_refused_as_a_value_and_nan_as_an_error(estimator):
     assert str(few).startswith(f"not estimable: {MIN_POINTS - 1} distinct points")
     with pytest.raises(UserError, match="1 of 3 points have NaN"):
         estimator(np.array([[0.0, 1], [np.nan, 1], [2, 2]]))
-    ring = estimator(np.stack([np.cos(t := np.arange(8) * np.pi / 4), np.sin(t)], axis=1))
-    assert isinstance(ring, NotEstimable) or estimator is mle  # all ratios are 1
+
+
+def test_points_whose_neighbours_are_all_at_one_distance_have_no_dimension():
+    corners = np.eye(7)  # every pair at distance sqrt 2
+    assert "one distance" in str(two_nn(corners)) and "one distance" in str(mle(corners))
+    angle = np.arange(8) * np.pi / 4
+    ring = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert isinstance(two_nn(ring), NotEstimable)  # two neighbours each, at one distance
+
+
+def test_too_few_distinct_points_for_local_values_are_refused():
+    for estimator in (two_nn_misfit, local_inverse_dimensions):
+        with pytest.raises(UserError, match="at least 3 points, got 2"):
+            estimator(np.array([[0.0, 1], [2, 3], [2, 3], [0, 1]]))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -82,7 +95,7 @@ def test_the_interval_holds_the_estimate_and_shrinks_with_n(estimator):
     for found in (small, large):
         assert found.low < found.value < found.high
     assert large.high - large.low < (small.high - small.low) / 2
-    assert estimator(cloud(40)) == small  # seeded
+    assert estimator(cloud(40)) == small
 
 
 def test_misfit_is_small_for_one_dimension_and_large_for_a_mixture():
@@ -90,3 +103,36 @@ def test_misfit_is_small_for_one_dimension_and_large_for_a_mixture():
     mixed = synthetic.linear_strata((1, 8), 150, 20, random_state=0).points
     assert one < 0.08 < 0.15 < two_nn_misfit(mixed)
     assert two_nn_misfit(cloud(300, 2) * 9 + 1) == pytest.approx(one)
+
+
+def test_misfit_by_brute_force():
+    x = cloud(60, 2)
+    r = np.sort(np.linalg.norm(x[:, None] - x[None], axis=2), axis=1)[:, 1:3]
+    log_mu = np.sort(np.log(r[:, 1] / r[:, 0]))
+    law = 1 - np.exp(-two_nn(x).value * log_mu)
+    gaps = [abs(law[i] - share) for i in range(60) for share in (i / 60, (i + 1) / 60)]
+    assert two_nn_misfit(x) == pytest.approx(max(gaps))
+
+
+def test_mle_in_closed_form_and_its_jackknife_by_hand():
+    x = np.array([0.0, 1, 3, 7, 15])[:, None]  # distances 1, 2, 4, 8 and their sums
+    inverse = [np.log(3), np.log(2), np.log(3 / 2), np.log(6 / 4), np.log(12 / 8)]
+    found = mle(x, n_neighbours=2)
+    assert found.value == pytest.approx(1 / np.mean(inverse))
+    left_out = [1 / mle_of(np.delete(x, i, axis=0)) for i in range(5)]
+    logs = np.log(left_out)
+    error = np.sqrt(4 / 5 * np.square(logs - logs.mean()).sum())
+    factor = np.exp(stats.t.ppf(0.975, 4) * error)
+    assert (found.low, found.high) == (
+        pytest.approx(found.value / factor), pytest.approx(found.value * factor))  # fmt: skip
+
+
+def mle_of(x):
+    return 1 / local_inverse_dimensions(x, n_neighbours=2).mean()
+
+
+def test_intervals_hold_the_dimension_about_as_often_as_they_say():
+    for estimator in ESTIMATORS:
+        found = [estimator(cloud(150, 1, seed)) for seed in range(120)]
+        hits = [f.low <= 1 <= f.high for f in found]
+        assert 0.8 <= np.mean(hits) <= 1, estimator

@@ -1,5 +1,7 @@
 """The project's own files agree with each other."""
 
+import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -60,10 +62,28 @@ def test_the_library_has_no_cycle_and_reads_in_the_order_its_docstring_gives():
         free = {m for m in modules if m not in done and imports[m] <= done}
         assert free, {m: imports[m] - done for m in modules if m not in done}
         done |= free
-    for pure in ("tensors", "ranks", "statistics"):
+    for pure in ("tensors", "ranks", "statistics", "points", "dimension", "clusters",
+                 "arrangements", "synthetic"):  # fmt: skip
         assert not imports[pure] & {"plots", "records", "models", "prompts", "runner"}
 
 
 def test_the_command_line_answers_without_loading_torch():
     code = "import sys, saerepgeo_lib.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_table_of_estimators_names_functions_that_exist_and_sections_that_are_there():
+    text = (ROOT / "notebooks" / "calibration.py").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("# | ") and "`" in line]
+    named = [name for row in rows for name in re.findall(r"`(\w+\.\w+)`", row)]
+    assert len(named) >= 20
+    for name in named:
+        module, _, attribute = name.partition(".")
+        assert hasattr(importlib.import_module(f"saerepgeo_lib.{module}"), attribute), name
+    headings = {
+        re.sub(r"[^\w\s-]", "", line.lstrip("# ").lower()).strip().replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("# ## ")
+    }
+    for anchor in re.findall(r"\]\(#([\w-]+)\)", text):
+        assert anchor in headings, anchor

@@ -91,6 +91,29 @@ def test_rules_do_not_depend_on_scale_or_rotation(name):
     assert RULES[name](spectrum(q @ a) * 17, a.shape).value == pytest.approx(value, rel=1e-9)
 
 
+def test_noise_aware_rules_do_not_depend_on_the_unit_and_refuse_impossible_noise():
+    s = np.array([30.0, 12.0, 9.0, 1.0])
+    for rule in (gavish_donoho_rank, marchenko_pastur_rank):
+        one, other = rule(s, (4, 9), noise_std=1.0), rule(5 * s, (4, 9), noise_std=5.0)
+        assert (other.value, other.tolerance) == (one.value, pytest.approx(5 * one.tolerance))
+        for bad in (0.0, -1.0, np.nan, np.inf):
+            with pytest.raises(UserError, match="noise_std"):
+                rule(s, (4, 9), noise_std=bad)
+
+
+def test_permutation_rank_of_unrelated_columns_is_0_at_its_level_and_keeps_its_unit():
+    rng = np.random.default_rng(0)
+    above = []
+    for _ in range(300):
+        x = rng.normal(size=(30, 12))
+        null = np.stack([spectrum(rng.permuted(x, axis=0)) for _ in range(19)])
+        above.append(permutation_rank(spectrum(x), null).value > 0)
+        assert permutation_rank(7 * spectrum(x), 7 * null).value == (
+            permutation_rank(spectrum(x), null).value
+        )
+    assert 0.02 <= np.mean(above) <= 0.08
+
+
 def test_zero_matrices_have_rank_0_and_bad_spectra_are_refused():
     for rule in RULES.values():
         assert rule(np.zeros(4), (4, 5)).value == 0

@@ -219,3 +219,26 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     assert process.returncode == 130, error
     assert "interrupted" in error and "Traceback" not in error
     assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("notebook", "parameters"),
+    [
+        ("calibration", {"replicates": "2", "null_draws": "30"}),
+        ("rank_rule_ablation", {"draws": "2", "n_points": "40", "score": "effective range"}),
+    ],
+)
+def test_calibration_and_ablation_run_in_another_profile(notebook, parameters, tmp_path):
+    given = [word for name, value in parameters.items() for word in ("-p", name, value)]
+    assert main(["run", notebook, *given, "-o", str(tmp_path)]) == 0
+    record = record_in(tmp_path)
+    assert all(str(record["parameters"][name]) == value for name, value in parameters.items())
+    assert record["tables"]
+    if notebook == "rank_rule_ablation":
+        assert {c["statistic"] for c in record["claims"]} == {"AUC of the effective range"}
+
+
+def test_a_page_refuses_parameters_that_it_cannot_use(tmp_path, capsys):
+    arguments = ["run", "cone_of_sspd_matrices", "-p", "n", "2", "-o", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "n must be at least 3" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.statistics import auc, correlation, mean_estimate
+from saerepgeo_lib.statistics import auc, correlation, mean_estimate, stratified_auc
 
 
 def test_interval_and_exact_p_by_hand():
@@ -81,21 +81,52 @@ def test_auc_by_hand_by_brute_force_and_by_scipy():
     assert found.p == stats.mannwhitneyu(a, b).pvalue
     assert found.low < found.value < found.high
     assert auc(np.exp(a), np.exp(b)) == found  # only the order counts
-    assert auc(b, a).value == pytest.approx(1 - found.value)
-    assert auc(a + 100, b).low == 1
+    other = auc(b, a)
+    assert (other.value, other.low) == (
+        pytest.approx(1 - found.value), pytest.approx(1 - found.high))  # fmt: skip
 
 
-def test_auc_interval_covers_the_truth():
-    truth = stats.norm.cdf(1 / np.sqrt(2))
+def test_the_interval_of_auc_solves_newcombes_equation_and_has_a_width_at_1():
+    found = auc(np.arange(8.0) + 3, np.arange(8.0))
+    for end in (found.low, found.high):
+        spread = 1 + 7 * ((1 - end) / (2 - end) + end / (1 + end))
+        assert abs(found.value - end) == pytest.approx(
+            1.959964 * np.sqrt(end * (1 - end) * spread / 64), rel=1e-5
+        )
+    perfect = auc(np.arange(8.0) + 100, np.arange(8.0))
+    assert perfect.value == perfect.high == 1 and 0.5 < perfect.low < 0.9
+
+
+@pytest.mark.parametrize("shift", [1, 3])
+def test_the_interval_of_auc_covers_the_truth(shift):
+    truth = stats.norm.cdf(shift / np.sqrt(2))
     rng = np.random.default_rng(1)
     hits = []
-    for _ in range(200):
-        found = auc(rng.normal(1, 1, 30), rng.normal(size=30), n_resamples=400)
+    for _ in range(400):
+        found = auc(rng.normal(shift, 1, 12), rng.normal(size=12))
         hits.append(found.low <= truth <= found.high)
-    assert 0.88 <= np.mean(hits) <= 0.99
+    assert 0.91 <= np.mean(hits) <= 0.99
 
 
-def test_auc_of_ties_is_chance_and_bad_scores_are_refused():
+def test_stratified_auc_compares_within_groups_only():
+    rng = np.random.default_rng(0)
+    groups = [(rng.normal(2, 1, 10) + c, rng.normal(size=10) + c) for c in (0, 50)]
+    found = stratified_auc(groups)
+    parts = [auc(*group) for group in groups]
+    assert found.value == pytest.approx(np.mean([part.value for part in parts]))
+    below = np.hypot(*[part.value - part.low for part in parts]) / 2
+    assert found.low == pytest.approx(found.value - below)
+    assert found.p < 0.01 and found.n == 40
+    single = stratified_auc(groups[:1])
+    assert (single.value, single.low) == (parts[0].value, pytest.approx(parts[0].low))
+    assert stratified_auc([(a + 9, b + 9) for a, b in groups]).value == found.value
+    mirrored = stratified_auc([(b, a) for a, b in groups])
+    assert mirrored.value == pytest.approx(1 - found.value)
+
+
+def test_auc_of_ties_is_chance_and_bad_scores_are_refused(unchecked):
     assert (auc(np.ones(5), np.ones(5)).value, auc(np.ones(5), np.ones(5)).p) == (0.5, 1)
     with pytest.raises(UserError, match="at least 2 finite"):
         auc(np.ones(1), np.ones(5))
+    with pytest.raises(UserError, match="vectors"):
+        auc(np.ones((2, 2)), np.ones(5))

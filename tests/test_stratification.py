@@ -139,12 +139,12 @@ def test_variability_is_the_range_over_the_clean_rank():
 @pytest.mark.parametrize(
     ("sae", "null", "n_seeds", "beyond", "overall"),
     [
-        ((50, 0.5), (50, 0.1), 6, "holds", "holds"),
-        ((50, 0.5), (50, 0.9), 6, "does not hold", "does not hold"),
-        ((50, 0.01), (50, 0.0), 6, "holds", "does not hold"),  # below 5 %: it does not vary
-        ((50, 0.5), (100, 0.0), 6, "cannot be tested here", "cannot be tested here"),
-        ((90, 0.1), (20, 3.0), 6, "does not hold", "does not hold"),
-        ((50, 0.5), (50, 0.1), 5, "cannot be tested here", "cannot be tested here"),
+        ((50, 0.5), (50, 0.1), 7, "holds", "holds"),
+        ((50, 0.5), (50, 0.9), 7, "does not hold", "does not hold"),
+        ((50, 0.01), (50, 0.0), 7, "holds", "does not hold"),  # below 5 %: it does not vary
+        ((50, 0.5), (100, 0.0), 7, "cannot be tested here", "cannot be tested here"),
+        ((90, 0.1), (20, 3.0), 7, "does not hold", "does not hold"),
+        ((50, 0.5), (50, 0.1), 6, "cannot be tested here", "cannot be tested here"),
     ],
 )
 def test_the_verdict_follows_from_the_numbers(sae, null, n_seeds, beyond, overall):
