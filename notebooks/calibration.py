@@ -46,7 +46,7 @@ from saerepgeo_lib.records import Record
 plots.style()
 
 # %% tags=["parameters"]
-replicates: int = 10  # data sets a setting, at least 4 (dimensions take three times as many)
+replicates: int = 10  # data sets a setting, at least 4 (dimensions take twice as many)
 null_draws: int = 1000  # null data sets a test, for its false-positive rate
 max_bias: float = 0.1  # trusted up to this bias, as a share of the truth
 max_spread: float = 0.25  # trusted up to this standard deviation, as a share of the truth
@@ -121,7 +121,7 @@ assert (at["exact"].xs(0.02, level="noise") > 1).all()
 
 # %%
 with record.stage("dimensions"):
-    dimensions = calibration.calibrate_dimensions(replicates=3 * replicates, random_state=seed)
+    dimensions = calibration.calibrate_dimensions(replicates=2 * replicates, random_state=seed)
     ambients = calibration.calibrate_dimensions(
         dimensions=(3,), sizes=(100,), noises=(0, 0.2), ambients=(10, 50, 384), **common
     )
