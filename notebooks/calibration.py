@@ -409,17 +409,17 @@ covered.style.format({"rate": "{:.1%}", "low": "{:.1%}", "high": "{:.1%}"}).hide
 # | Certified part of a profile | [1](stratified_manifold.ipynb) | `ranks.weyl_bounds` | a theorem: [noise and rank](noise_and_rank.ipynb) |
 # | Verdict's interval and p | [1](stratified_manifold.ipynb) | `statistics.mean_estimate` | [false positives](#false-positives), [intervals](#intervals) |
 # | FVU, L0, active features | [1](stratified_manifold.ipynb) | `latents.fvu`, `latents.encode` | exact counts and sums |
-# | Avg. ID and its interval | 2 | `dimension.two_nn`, `dimension.mle` | [intrinsic dimension](#intrinsic-dimension) |
-# | Betti-0 | 2 | `clusters.hdbscan_labels`, `clusters.h0_components` | [how many pieces](#how-many-pieces-betti-0) |
-# | MSTW | 2 | `arrangements.mst_weight` | [separability](#separability-aedp-and-mstw) |
-# | AGD | 2 | `arrangements.mean_geodesic_distance` | [geodesic distance](#geodesic-distance-agd) |
-# | Procrustes disparity and p | 2 | `arrangements.procrustes_disparity`, `arrangements.procrustes_test` | [Procrustes](#procrustes), [false positives](#false-positives) |
+# | Avg. ID and its interval | [2](representation_structure.ipynb) | `dimension.two_nn`, `dimension.mle` | [intrinsic dimension](#intrinsic-dimension) |
+# | Betti-0 | [2](representation_structure.ipynb) | `clusters.hdbscan_labels`, `clusters.h0_components` | [how many pieces](#how-many-pieces-betti-0) |
+# | MSTW | [2](representation_structure.ipynb) | `arrangements.mst_weight` | [separability](#separability-aedp-and-mstw) |
+# | AGD | [2](representation_structure.ipynb) | `arrangements.mean_geodesic_distance` | [geodesic distance](#geodesic-distance-agd) |
+# | Procrustes disparity and p | [2](representation_structure.ipynb) | `arrangements.procrustes_disparity`, `arrangements.procrustes_test` | [Procrustes](#procrustes), [false positives](#false-positives) |
 # | AEDP | 3 | `arrangements.aedp` | [separability](#separability-aedp-and-mstw) |
 # | Gromov-Wasserstein | 3 | `arrangements.gromov_wasserstein` | [Gromov-Wasserstein](#gromov-wasserstein) |
 # | Correlation, its interval and p | 3 | `statistics.correlation` | [false positives](#false-positives), [intervals](#intervals) |
 # | AUC, its interval and p | [ablation](rank_rule_ablation.ipynb) | `statistics.auc`, `statistics.stratified_auc` | [false positives](#false-positives), [intervals](#intervals) |
 #
-# The pages of Cases 2 and 3 are not written yet; their estimators are ready and calibrated here.
+# The page of Case 3 is not written yet; its estimators are ready and calibrated here.
 #
 # ## Summary
 #

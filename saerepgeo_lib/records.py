@@ -57,7 +57,7 @@ class Record:
             "notebook": self.notebook,
             "parameters": self.parameters,
             "seeds": self.seeds,
-            "claims": [asdict(claim) for claim in self.claims],
+            "claims": [_finite(asdict(claim)) for claim in self.claims],
             "numbers": self.numbers,
             "tables": {name: _columns(table) for name, table in self.tables.items()},
         }
@@ -72,6 +72,13 @@ class Record:
                 versions[package] = "not installed"
         run = {"device": self.device, "versions": versions, "stages": self.stages}
         write_json(path, {**self.results(), "run": run})
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as strict JSON: undefined numbers as null."""
+    return {
+        name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in row.items()
+    }
 
 
 def _columns(table: pd.DataFrame) -> dict[str, list[Any]]:

@@ -48,6 +48,27 @@ def mean_estimate(sample: Float[np.ndarray, " n"], *, random_state: int = 0) -> 
     return Estimate(mean, mean - float(half), mean + float(half), p, len(x))
 
 
+def subsampled(
+    value: float, replicates: Float[np.ndarray, " s"], *, n: int, deleted: int
+) -> Estimate:
+    """A value on n units with the interval that subsamples without `deleted` of them give.
+
+    The delete-d jackknife (Shao and Wu 1989): the variance is (n - d) / d times that of the
+    replicates, also for statistics that are not smooth (counts, medians) if d is large. Interval
+    and two-sided p by Student's t with one degree of freedom fewer than replicates. Raises
+    UserError for fewer than 3 replicates or NaN.
+    """
+    x = np.asarray(replicates, dtype=float)
+    if x.ndim != 1 or len(x) < 3 or not np.isfinite(x).all() or not np.isfinite(value):
+        raise UserError(f"need a finite value and at least 3 finite replicates, got {len(x)}")
+    if not 0 < deleted < n:
+        raise UserError(f"deleted lies between 1 and n - 1 = {n - 1}, got {deleted}")
+    error = float(np.sqrt((n - deleted) / deleted * x.var(ddof=1)))
+    half = float(stats.t.ppf(0.975, len(x) - 1)) * error
+    p = float(2 * stats.t.sf(abs(value) / error, len(x) - 1)) if error > 0 else float(value == 0)
+    return Estimate(value, value - half, value + half, p, n)
+
+
 @lru_cache(maxsize=_EXACT_UP_TO)
 def _sign_patterns(n: int) -> Float[np.ndarray, "patterns n"]:
     return np.array(list(itertools.product((1.0, -1.0), repeat=n)))
