@@ -64,7 +64,9 @@ concept: str = "months,days,elements"  # one concept, or several separated by co
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
 min_cluster_size: int = 10  # fewest tokens of a local representation
 n_subsamples: int = 10  # subsamples of the prompts' frames behind every interval, at least 3
-umap_concepts: str = "months,days"  # concepts that also pass the authors' pipeline; empty: none
+umap_concepts: str = (
+    "months,days,elements"  # concepts that also pass the authors' pipeline; empty: none
+)
 n_seeds: int = 10  # UMAP seeds of the authors' pipeline, at least 2
 seed: int = 0  # first of the seeds, and seed of every other draw
 device: str = "auto"  # auto, cpu, cuda or mps
@@ -128,7 +130,7 @@ with record.stage("clusters"):
     }
 first, shown = names[0], [RESIDUAL, *autoencoders]
 
-# %% mystnb={"image": {"alt": "In the book's run: tokens about months on two principal directions, in the residual stream and in three autoencoders, with the largest clusters in colour. The same clouds appear in all four panels; the clusters are frame words.", "classes": "dark-light"}, "figure": {"caption": "Tokens of the first concept and their largest clusters.", "name": "cluster-maps"}}
+# %% mystnb={"image": {"alt": "In the book's run: tokens about months on two principal directions, in the residual stream and in three autoencoders, with the largest clusters in colour. Clusters are small and tight, and there are about as many in every panel.", "classes": "dark-light"}, "figure": {"caption": "Tokens of the first concept and their largest clusters.", "name": "cluster-maps"}}
 plots_structure.plot_clusters(
     {space: views[first].spaces[space].full for space in shown},
     {space: labels[first][space] for space in shown},
@@ -163,7 +165,7 @@ display(
 # ### The circle of the months
 #
 # Months and days lie on circles in language models {cite}`engels2024`. Below, the tokens of each entity on the
-# plane of the entities' means, joined in calendar order. *Order* is 1 if the means run round a
+# plane of the entities' means, joined in their given order. *Order* is 1 if the means run round a
 # circle at equal steps, and near 0 if they do not; the p-value permutes the entities.
 
 # %%
@@ -179,7 +181,7 @@ with record.stage("circles"):
         if len(view.entities) >= 4
     }
 
-# %% mystnb={"image": {"alt": "In the book's run: months on the plane of their means, in the residual stream and three autoencoders; the line in calendar order is a ring in every panel.", "classes": "dark-light"}, "figure": {"caption": "The entities of the first concept on the plane of their means; colours and line follow their order.", "name": "circle-maps"}}
+# %% mystnb={"image": {"alt": "In the book's run: months on the plane of their means. The line in calendar order is a ring in the residual stream, in the TopK SAE and in the dense autoencoder; in the L1 SAE it crosses itself.", "classes": "dark-light"}, "figure": {"caption": "The entities of the first concept on the plane of their means; colours and line follow their order.", "name": "circle-maps"}}
 plots_structure.plot_entities(
     {space: circles[first][space] for space in shown},
     views[first].groups.entity[views[first].known],
@@ -200,7 +202,8 @@ ring.style.format({"order": "{:.2f}", "p": "{:.3f}"}).hide(axis="index")
 #
 # ## The table
 #
-# Every measure in every space, by the pipeline without UMAP. Lengths are divided by the radius of their space.
+# Every measure in every space, by the pipeline without UMAP. Lengths are divided by the radius of their space (the
+# root-mean-square distance from the mean, in the table too: a raw length is the product).
 # Intervals (in the record) come from subsamples that leave out a third of the sentence frames: they cover the
 # choice of frames.
 

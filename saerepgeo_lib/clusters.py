@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import HDBSCAN
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.points import NotEstimable, Points, check_points, distinct
+from saerepgeo_lib.points import NotEstimable, Points, check_points, distinct, twins
 
 MIN_CLUSTER_SIZE = 10
 Labels = Int[np.ndarray, " n"]
@@ -25,11 +25,11 @@ def hdbscan_labels(points: Points, *, min_cluster_size: int = MIN_CLUSTER_SIZE) 
     x = check_points(points)
     if min_cluster_size < 2:
         raise UserError(f"min_cluster_size must be at least 2, got {min_cluster_size}")
-    different, copies = np.unique(x, axis=0, return_inverse=True)
-    if len(different) < min_cluster_size:
+    kept, position = twins(x)
+    if len(kept) < min_cluster_size:
         return np.full(len(x), -1)
-    found = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(different)
-    labels: np.ndarray = found[copies.ravel()]
+    found = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(x[kept])
+    labels: np.ndarray = found[position]
     return labels
 
 

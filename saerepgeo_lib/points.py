@@ -37,8 +37,18 @@ def check_points(points: Points, *, least: int = 1) -> Points:
 
 def distinct(points: Points) -> Int[np.ndarray, " kept"]:
     """Rows of the first occurrence of each point, in order; the others are its duplicates."""
-    _, first = np.unique(points, axis=0, return_index=True)
-    return np.sort(first)
+    return twins(points)[0]
+
+
+def twins(points: Points) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " n"]]:
+    """The rows that `distinct` keeps, and for each point the position of its own among them."""
+    rows = np.ascontiguousarray(points + 0.0)  # -0 becomes 0
+    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    return first[order], position[inverse.ravel()]
 
 
 def rms_radius(points: Points) -> float:

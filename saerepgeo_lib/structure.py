@@ -128,7 +128,8 @@ def measures(
     """Local and global measures of one space by our pipeline ("pca")."""
     labels = cluster_pca(space, min_cluster_size=min_cluster_size)
     local = local_measures(space.full, labels, groups.entity)
-    return local | global_measures(space.full, groups.entity)
+    arranged = global_measures(space.full, groups.entity)
+    return local | arranged | {"radius": rms_radius(space.full)}
 
 
 def measure_spaces(

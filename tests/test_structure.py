@@ -115,6 +115,7 @@ def test_scale_and_rotation_change_no_measure():
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(40, 40)))[0]
     one, other = (structure.measures(space_of(x), groups)
                   for x in (cloud.points, 9 * cloud.points @ turn + 1))  # fmt: skip
+    assert other.pop("radius") == pytest.approx(9 * one.pop("radius"))
     for name, value in one.items():
         assert other[name] == pytest.approx(value, rel=1e-6), name
 
