@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 from scipy.spatial.distance import pdist, squareform
-from sklearn.neighbors import NearestNeighbors
 
 from saerepgeo_lib.points import NotEstimable, Points, check_points, distinct
 
@@ -110,8 +109,8 @@ def _too_few(x: Points) -> NotEstimable:
 
 
 def _log_ratios(x: Points) -> Float[np.ndarray, " n"]:
-    distances = NearestNeighbors(n_neighbors=2).fit(x).kneighbors()[0]
-    ratios: np.ndarray = np.log(distances[:, 1] / distances[:, 0])
+    nearest = np.partition(squareform(pdist(x)), (1, 2), axis=1)
+    ratios: np.ndarray = np.log(nearest[:, 2] / nearest[:, 1])
     return ratios
 
 

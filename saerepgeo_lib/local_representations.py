@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE, Labels, hdbscan_labels
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.points import Points, check_points
+from saerepgeo_lib.points import Points, check_points, twins
 
 VARIANCE = 0.9  # share that the PCA coordinates keep, the same in every space
 
@@ -40,6 +40,7 @@ class Space:
 def space_of(vectors: Points, *, variance: float = VARIANCE) -> Space:
     """Principal coordinates of the vectors. Raises UserError if they do not vary, or NaN."""
     x = check_points(vectors, least=2)
+    rows, position = twins(x)
     x = x - x.mean(axis=0)
     # The Gram matrix of the shorter side: distances need no more than its leading digits.
     values, frame = np.linalg.eigh(x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x)
@@ -49,6 +50,7 @@ def space_of(vectors: Points, *, variance: float = VARIANCE) -> Space:
         raise UserError("the vectors are all the same: there is nothing to cluster")
     scale = np.sqrt(values[kept])
     full = frame[:, kept] * scale if x.shape[0] <= x.shape[1] else x @ frame[:, kept]
+    full = full[rows][position]  # copies of a vector stay copies, to the last bit
     share = np.cumsum(values[kept]) / values[kept].sum()
     return Space(full, full[:, : int(np.searchsorted(share, variance)) + 1])
 

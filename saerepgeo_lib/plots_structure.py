@@ -70,8 +70,8 @@ def plot_clusters(
 def plot_differences(differences: pd.DataFrame, *, against: str) -> Figure:
     """SAE minus another space by measure, a panel a measure: value and 95 % interval.
 
-    Columns measure, concept, SAE, value, low, high, sign (of the claim, +1 or -1); the claimed
-    side is shaded.
+    Rows of `structure_verdict.compare_spaces` against that space; the claimed side is shaded, and a
+    difference without an interval has no bar.
     """
     measures = list(dict.fromkeys(differences["measure"]))
     figure = Figure(figsize=(6.6, 1.75 * len(measures) + 0.7), layout="constrained")

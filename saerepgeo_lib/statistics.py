@@ -12,6 +12,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from saerepgeo_lib.errors import UserError, choose
+from saerepgeo_lib.points import NotEstimable
 
 _EXACT_UP_TO = 14  # 2^14 sign patterns are enumerated; beyond that they are drawn
 
@@ -48,25 +49,23 @@ def mean_estimate(sample: Float[np.ndarray, " n"], *, random_state: int = 0) -> 
     return Estimate(mean, mean - float(half), mean + float(half), p, len(x))
 
 
-def subsampled(
-    value: float, replicates: Float[np.ndarray, " s"], *, n: int, deleted: int
-) -> Estimate:
-    """A value on n units with the interval that subsamples without `deleted` of them give.
+def jackknife(value: float, replicates: Float[np.ndarray, " g"]) -> Estimate | NotEstimable:
+    """A value with the interval that leaving out one of g groups at a time gives.
 
-    The delete-d jackknife (Shao and Wu 1989): the variance is (n - d) / d times that of the
-    replicates, also for statistics that are not smooth (counts, medians) if d is large. Interval
-    and two-sided p by Student's t with one degree of freedom fewer than replicates. Raises
-    UserError for fewer than 3 replicates or NaN.
+    The variance is (g - 1) / g sum_i (x_i - mean x)^2 over the g replicates (Efron 1979); interval
+    and two-sided p by Student's t with g - 1 degrees of freedom. Exact for means; for sums over
+    groups the standard error is too small by (g - 1) / g. Refuses replicates that do not vary,
+    which say nothing of the error. Raises UserError for fewer than 3 replicates or NaN.
     """
     x = np.asarray(replicates, dtype=float)
     if x.ndim != 1 or len(x) < 3 or not np.isfinite(x).all() or not np.isfinite(value):
         raise UserError(f"need a finite value and at least 3 finite replicates, got {len(x)}")
-    if not 0 < deleted < n:
-        raise UserError(f"deleted lies between 1 and n - 1 = {n - 1}, got {deleted}")
-    error = float(np.sqrt((n - deleted) / deleted * x.var(ddof=1)))
+    error = float(np.sqrt((len(x) - 1) ** 2 / len(x) * x.var(ddof=1)))
+    if error <= 1e-12 * max(1.0, abs(value)):
+        return NotEstimable(f"all {len(x)} replicates are equal")
     half = float(stats.t.ppf(0.975, len(x) - 1)) * error
-    p = float(2 * stats.t.sf(abs(value) / error, len(x) - 1)) if error > 0 else float(value == 0)
-    return Estimate(value, value - half, value + half, p, n)
+    p = float(2 * stats.t.sf(abs(value) / error, len(x) - 1))
+    return Estimate(value, value - half, value + half, p, len(x))
 
 
 @lru_cache(maxsize=_EXACT_UP_TO)

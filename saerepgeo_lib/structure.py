@@ -20,23 +20,12 @@ from sklearn.metrics import (
 from sklearn.metrics.cluster import contingency_matrix
 
 from saerepgeo_lib import arrangements, dimension
-from saerepgeo_lib.claims import Claim, Verdict
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE, Labels, h0_components, n_clusters
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.local_representations import Embedding, Space, cluster_pca, stability
 from saerepgeo_lib.noise_sweep import RESIDUAL, workers
 from saerepgeo_lib.points import NotEstimable, Points, rms_radius
-from saerepgeo_lib.statistics import Estimate, subsampled
-
-DELETED = 1 / 3  # share of the frames that each subsample leaves out
-# What the paper says of the latents against the residual stream, as the sign of a difference.
-DIRECTIONS = {
-    "case2-dimension-up": ("avg. ID, TwoNN", 1),
-    "case2-substructure-up": ("Betti-0, HDBSCAN", 1),
-    "case2-global-compressed": ("MSTW of entities", -1),
-    "case2-merging": ("homogeneity", -1),
-    "case2-distinction-up": ("AEDP of entities", 1),
-}
+from saerepgeo_lib.statistics import Estimate, jackknife
 
 
 @dataclass(frozen=True)
@@ -73,13 +62,16 @@ def local_measures(
     adjusted mutual information compare clusters and entities on the tokens that have both.
     """
     found = dict.fromkeys(
-        ("Betti-0, HDBSCAN", "unclustered", "avg. ID, TwoNN", "avg. ID, MLE", "not estimable",
-         "MSTW", "homogeneity", "completeness", "AMI"), np.nan,
+        ("Betti-0, HDBSCAN", "median size", "unclustered", "avg. ID, TwoNN", "avg. ID, MLE",
+         "not estimable", "MSTW", "homogeneity", "completeness", "AMI"), np.nan,
     )  # fmt: skip
     k = n_clusters(labels)
     found["Betti-0, HDBSCAN"] = k
     found["unclustered"] = float((labels < 0).mean())
     if k:
+        found["median size"] = float(
+            np.median(np.unique(labels[labels >= 0], return_counts=True)[1])
+        )
         two_nn, mle, refused = average_dimensions(points, labels)
         found |= {"avg. ID, TwoNN": two_nn, "avg. ID, MLE": mle, "not estimable": refused}
     if k > 1:
@@ -136,74 +128,84 @@ def measure_spaces(
     spaces: Mapping[str, Space],
     groups: Groups,
     *,
-    n_subsamples: int = 10,
+    n_groups: int = 12,
     min_cluster_size: int = MIN_CLUSTER_SIZE,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every measure of every space on all tokens, and on subsamples that leave out frames.
+    """Every measure of every space on all tokens, and without each group of frames in turn.
 
-    Columns space, measure, subsample (-1: all tokens), value. The subsamples leave out a third of
-    the frames (the prompts' sentence patterns), the same ones in every space, so differences
-    between spaces are paired. H0 persistence and AGD are taken on all tokens only.
+    Columns space, measure, left_out (-1: nothing), value. A frame is a sentence pattern; they are
+    dealt to at most `n_groups` groups. The same tokens are left out in every space, so differences
+    are paired, and the least size of a cluster shrinks in proportion. H0 persistence and AGD are
+    taken on all tokens only. Spaces named "NAME #1", "NAME #2" are draws of one; their measures
+    are averaged.
     """
-    rng = np.random.default_rng(seed)
-    frames = np.unique(groups.frame)
-    n_deleted = round(DELETED * len(frames))
-    if n_deleted < 1 or len(frames) - n_deleted < 2:
-        raise UserError(f"subsamples need at least 3 frames of prompts, got {len(frames)}")
-    keeps = [np.ones(len(groups.frame), dtype=bool)]
-    for _ in range(n_subsamples):
-        keeps.append(~np.isin(groups.frame, rng.choice(frames, n_deleted, replace=False)))
+    fold = groups.frame % min(n_groups, len(np.unique(groups.frame)))
+    folds = np.unique(fold)
+    if len(folds) < 3:
+        raise UserError(f"intervals need prompts of at least 3 frames, got {len(folds)}")
+    smaller = max(2, round(min_cluster_size * (1 - 1 / len(folds))))
 
     def one(item: tuple[str, int]) -> list[tuple[str, str, int, float]]:
-        label, i = item
-        part, known = spaces[label].rows(keeps[i]), groups.rows(keeps[i])
-        found = measures(part, known, min_cluster_size=min_cluster_size)
-        if i == 0:
+        label, out = item
+        keep = fold != out
+        part, known = spaces[label].rows(keep), groups.rows(keep)
+        size = smaller if out >= 0 else min_cluster_size
+        found = measures(part, known, min_cluster_size=size)
+        if out < 0:
             components = h0_components(part.full, n_bootstrap=50, random_state=seed)
             refused = isinstance(components, NotEstimable)
             found["Betti-0, H0"] = np.nan if refused else components.betti0  # type: ignore[union-attr]
-            labels = cluster_pca(part, min_cluster_size=min_cluster_size)
+            labels = cluster_pca(part, min_cluster_size=size)
             found |= geodesics(part, labels, known.entity)
-        return [(label, name, i - 1, value) for name, value in found.items()]
+        return [(label.partition(" #")[0], name, out, value) for name, value in found.items()]
 
-    items = [(label, i) for label in spaces for i in range(len(keeps))]
+    items = [(label, out) for label in spaces for out in (-1, *(int(k) for k in folds))]
     with workers() as pool:
         rows = [row for part in pool.map(one, items) for row in part]
-    return pd.DataFrame(rows, columns=["space", "measure", "subsample", "value"])
+    table = pd.DataFrame(rows, columns=["space", "measure", "left_out", "value"])
+    keys = ["space", "measure", "left_out"]
+    # A measure that one draw refuses is refused for the space.
+    return (
+        table.groupby(keys, sort=False)["value"].agg(lambda v: v.mean(skipna=False)).reset_index()
+    )
 
 
 def estimate(
-    table: pd.DataFrame, measure: str, space: str, *, minus: str | None = None, n_frames: int
+    table: pd.DataFrame, measure: str, space: str, *, minus: str | None = None
 ) -> Estimate | NotEstimable:
-    """A measure of one space, or its difference to another, with the interval over frames."""
+    """A measure of one space, or its difference to another, with the jackknife over frames."""
     part = table[table["measure"] == measure].pivot(
-        index="subsample", columns="space", values="value"
+        index="left_out", columns="space", values="value"
     )
     values = part[space] - (part[minus] if minus else 0)
     if len(values) < 4:
         return NotEstimable(f"{measure} was taken on all tokens only")
     if values.isna().any():
         return NotEstimable(f"{measure} is undefined on {int(values.isna().sum())} of the samples")
-    return subsampled(
-        float(values.loc[-1]), values.drop(-1).to_numpy(), n=n_frames,
-        deleted=round(DELETED * n_frames),
-    )  # fmt: skip
+    return jackknife(float(values.loc[-1]), values.drop(-1).to_numpy())
 
 
-def structure_table(table: pd.DataFrame, *, n_frames: int) -> pd.DataFrame:
-    """Every measure of every space: columns measure, space, value, low, high, n (frames)."""
+def structure_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Every measure of every space: columns measure, space, value, low, high, n (groups), note.
+
+    Shares keep their intervals within [0, 1], counts and lengths theirs above 0. Without an
+    interval, `note` says why.
+    """
     rows = []
     for measure in dict.fromkeys(table["measure"]):
         for space in dict.fromkeys(table["space"]):
-            found = estimate(table, measure, space, n_frames=n_frames)
+            chosen = (table["measure"] == measure) & (table["space"] == space)
+            value = float(table[chosen & (table["left_out"] == -1)]["value"].iloc[0])
+            found = estimate(table, measure, space)
             if isinstance(found, NotEstimable):
-                chosen = (table["measure"] == measure) & (table["space"] == space)
-                value = float(table[chosen & (table["subsample"] == -1)]["value"].iloc[0])
-                rows.append((measure, space, value, np.nan, np.nan, n_frames))
-            else:
-                rows.append((measure, space, found.value, found.low, found.high, n_frames))
-    return pd.DataFrame(rows, columns=["measure", "space", "value", "low", "high", "n"])
+                rows.append((measure, space, value, np.nan, np.nan, 0, found.reason))
+                continue
+            top = 1.0 if measure in ("unclustered", "homogeneity", "completeness") else np.inf
+            low, high = max(0.0, found.low), min(top, found.high)
+            rows.append((measure, space, value, low, high, found.n, ""))
+    columns = ["measure", "space", "value", "low", "high", "n", "note"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def seeds_table(
@@ -212,7 +214,8 @@ def seeds_table(
     """The authors' pipeline over its seeds, measured in its own UMAP coordinates as they do.
 
     One row a space: median, smallest and largest number of clusters, stability (mean adjusted Rand
-    index between seeds), and means over seeds of the average dimension and of homogeneity.
+    index between seeds), mean and standard deviation over seeds of the average dimension, and the
+    mean homogeneity.
     """
     rows = []
     for space, found in runs.items():
@@ -221,10 +224,11 @@ def seeds_table(
         rows.append(
             (space, float(np.median(counts)), min(counts), max(counts),
              stability([run.labels for run in found]), local["avg. ID, TwoNN"].mean(),
-             local["avg. ID, MLE"].mean(), local["homogeneity"].mean(), len(found))
+             local["avg. ID, TwoNN"].std(), local["avg. ID, MLE"].mean(),
+             local["homogeneity"].mean(), len(found))
         )  # fmt: skip
     columns = ["space", "clusters", "fewest", "most", "stability", "avg. ID, TwoNN",
-               "avg. ID, MLE", "homogeneity", "seeds"]  # fmt: skip
+               "sd", "avg. ID, MLE", "homogeneity", "seeds"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -313,59 +317,3 @@ def entity_circle(
     round_ = np.maximum(forward, back)
     p = float(np.mean(round_ >= round_[0] - 1e-12))
     return Circle((points - centre) @ plane, flat, float(round_[0]), p)
-
-
-def judge(
-    table: pd.DataFrame, *, concept: str, sparse: Sequence[str], n_frames: int
-) -> list[Claim]:
-    """Findings on the directional claims: each SAE against the residual stream, and its controls.
-
-    A claim holds if the difference has the claimed sign with its 95 % interval and p <= 0.05; it
-    cannot be tested if a measure is undefined on some sample. "case2-learned" asks the same of the
-    difference to the random encoder of equal L0 and to the dense autoencoder.
-    """
-    labels = list(dict.fromkeys(table["space"]))
-    claims = []
-    for claim, (measure, sign) in DIRECTIONS.items():
-        for sae in sparse:
-            controls = [x for x in labels if x not in (*sparse, RESIDUAL)]
-            own = [x for x in controls if not x.startswith("random") or x == f"random {sae}"]
-            for other in (RESIDUAL, *own):
-                found = estimate(table, measure, sae, minus=other, n_frames=n_frames)
-                subject = f"{concept}: {sae} minus {other}"
-                verdict: Verdict = "cannot be tested here"
-                if isinstance(found, NotEstimable):
-                    found = Estimate(np.nan, np.nan, np.nan, np.nan, n_frames)
-                else:
-                    sure = found.low > 0 if sign > 0 else found.high < 0
-                    verdict = "holds" if sure and found.p <= 0.05 else "does not hold"
-                name = claim if other == RESIDUAL else "case2-learned"
-                claims.append(Claim.of(name, subject, measure, found, verdict))
-    return claims
-
-
-def agreement(claims: Sequence[Claim]) -> pd.DataFrame:
-    """Over SAEs and concepts: how often each claimed direction was found, and beyond chance.
-
-    Columns claim, measure, against, cases, claimed sign, beyond chance, opposite beyond chance,
-    smallest, largest.
-    """
-    rows = []
-    for claim, (measure, sign) in DIRECTIONS.items():
-        part = [c for c in claims if c.statistic == measure]
-        for kind in ("residual", "dense", "random"):
-            cases = [c for c in part if c.subject.partition(" minus ")[2].startswith(kind)]
-            tested = [c for c in cases if np.isfinite(c.value)]
-            if not cases:
-                continue
-            values = [c.value for c in tested] or [np.nan]
-            opposite = [
-                c for c in tested if (c.high < 0 if sign > 0 else c.low > 0) and c.p <= 0.05
-            ]
-            rows.append(
-                (claim, measure, kind, len(cases), sum(c.value * sign > 0 for c in tested),
-                 sum(c.verdict == "holds" for c in cases), len(opposite), min(values), max(values))
-            )  # fmt: skip
-    columns = ["claim", "measure", "against", "cases", "claimed sign", "beyond chance",
-               "opposite beyond chance", "smallest", "largest"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from saerepgeo_lib.claims import Claim
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE, Labels
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.latents import encode
@@ -17,9 +16,9 @@ from saerepgeo_lib.models import best_device, load_model
 from saerepgeo_lib.noise_sweep import RESIDUAL, randomized, stream
 from saerepgeo_lib.presets import get_preset
 from saerepgeo_lib.prompts import Concept, load_concept
-from saerepgeo_lib.residuals import compute_residuals
+from saerepgeo_lib.residuals import Residuals, compute_residuals
 from saerepgeo_lib.saes import check_fit, common_hook, load_sae, random_sae, wants_bos
-from saerepgeo_lib.structure import DIRECTIONS, Groups, measure_spaces, structure_table
+from saerepgeo_lib.structure import Groups, measure_spaces, structure_table
 from saerepgeo_lib.tokens import tokenize
 
 
@@ -29,21 +28,18 @@ def names_in(text: str) -> list[str]:
 
 
 def check_parameters(
-    *, concept: str, umap_concepts: str, min_cluster_size: int, n_subsamples: int, n_seeds: int
-) -> None:
+    *, concept: str, n_umap_concepts: int, min_cluster_size: int, n_groups: int, n_random: int,
+    n_seeds: int,
+) -> None:  # fmt: skip
     """Refuse what the page could not use, before anything is loaded."""
     if not names_in(concept):
         raise UserError("concept is empty; name one, or several separated by commas")
-    if strangers := [name for name in names_in(umap_concepts) if name not in names_in(concept)]:
-        raise UserError(f"umap_concepts names {strangers[0]!r}, which is not among the concepts")
-    if min_cluster_size < 2:
-        raise UserError(f"min_cluster_size must be at least 2, got {min_cluster_size}")
-    if n_subsamples < 3:
-        raise UserError(
-            f"n_subsamples must be at least 3, got {n_subsamples}: an interval needs them"
-        )
-    if n_seeds < 2:
-        raise UserError(f"n_seeds must be at least 2, got {n_seeds}: stability compares seeds")
+    least = {"n_umap_concepts": (n_umap_concepts, 0), "min_cluster_size": (min_cluster_size, 2),
+             "n_groups": (n_groups, 3), "n_random": (n_random, 1),
+             "n_seeds": (n_seeds, 2)}  # fmt: skip
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise UserError(f"{name} must be at least {bound}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,11 @@ class View:
     n_frames: int
 
     @property
+    def single(self) -> dict[str, Space]:
+        """The spaces with one draw of each random encoder."""
+        return {k: v for k, v in self.spaces.items() if " #" not in k or k.endswith(" #1")}
+
+    @property
     def known(self) -> Bool[np.ndarray, " n"]:
         """Tokens that belong to an entity."""
         return self.groups.entity >= 0
@@ -69,11 +70,12 @@ def view(
     sparse: Sequence[str],
     concept: Concept,
     *,
+    n_random: int = 3,
     seed: int = 0,
 ) -> View:
-    """The residual stream, every autoencoder's latents, and a random encoder for each sparse one.
+    """The residual stream, every autoencoder's latents, and random encoders for each sparse one.
 
-    One forward pass of the prompts. Prompts without a frame count as a frame each.
+    One forward pass of the prompts.
     """
     for label, sae in autoencoders.items():
         check_fit(sae, model.cfg.d_model, label)
@@ -81,28 +83,44 @@ def view(
         model.tokenizer, concept, n_ctx=model.cfg.n_ctx, prepend_bos=wants_bos(autoencoders)
     )
     found = compute_residuals(model, coded, common_hook(autoencoders))
+    ids = coded.ids[found.prompt, found.position].tolist()
+    words = tuple(model.tokenizer.convert_ids_to_tokens(ids))
+    return view_of(found, words, autoencoders, sparse, concept, n_random=n_random, seed=seed)
+
+
+def view_of(
+    found: Residuals,
+    words: tuple[str, ...],
+    autoencoders: Mapping[str, Any],
+    sparse: Sequence[str],
+    concept: Concept,
+    *,
+    n_random: int = 3,
+    seed: int = 0,
+) -> View:
+    """The spaces of residual vectors that are given, with entity and frame of each token.
+
+    Random encoders are those of Case 1 (random directions, TopK with the L0 of their SAE on these
+    tokens), `n_random` draws each. Prompts without a frame count as a frame each.
+    """
     vectors = {RESIDUAL: found.x.double().cpu().numpy()}
     for label, sae in autoencoders.items():
         vectors[label] = encode(sae, found.x).values.double().cpu().numpy()
     generator = stream(seed, "encoder")
     for label in sparse:
         l0 = max(1, round(encode(autoencoders[label], found.x).l0))
-        random = random_sae(autoencoders[label], l0=l0, generator=generator)
-        vectors[randomized(label)] = encode(random, found.x).values.double().cpu().numpy()
+        for draw in range(n_random):
+            random = random_sae(autoencoders[label], l0=l0, generator=generator)
+            values = encode(random, found.x).values.double().cpu().numpy()
+            vectors[f"{randomized(label)} #{draw + 1}"] = values
     prompts = [concept.prompts[int(p)] for p in found.prompt]
     entities = concept.entities
     frames = {f: i for i, f in enumerate(dict.fromkeys(p.frame or p.text for p in prompts))}
-    groups = Groups(
-        np.array(
-            [
-                entities.index(p.entity) if own and p.entity is not None else -1
-                for p, own in zip(prompts, found.entity.tolist(), strict=True)
-            ]
-        ),
-        np.array([frames[p.frame or p.text] for p in prompts]),
-    )
-    ids = coded.ids[found.prompt, found.position].tolist()
-    words = tuple(model.tokenizer.convert_ids_to_tokens(ids))
+    entity = [
+        entities.index(p.entity) if own and p.entity is not None else -1
+        for p, own in zip(prompts, found.entity.tolist(), strict=True)
+    ]
+    groups = Groups(np.array(entity), np.array([frames[p.frame or p.text] for p in prompts]))
     spaces = {label: space_of(x) for label, x in vectors.items()}
     return View(vectors, spaces, groups, entities, words, len(frames))
 
@@ -113,7 +131,7 @@ def overview(views: Mapping[str, View]) -> pd.DataFrame:
     for name, seen in views.items():
         row: dict[str, Any] = {"concept": name, "content tokens": len(seen.words)}
         row |= {"entity tokens": int(seen.known.sum()), "frames": seen.n_frames}
-        row |= {f"dims, {label}": s.reduced.shape[1] for label, s in seen.spaces.items()}
+        row |= {f"dims, {label}": s.reduced.shape[1] for label, s in seen.single.items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -130,13 +148,10 @@ def cluster_words(seen: View, labels: Labels, *, shown: int = 6) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["tokens", "of entities", "commonest"])
 
 
-def joined(samples: Mapping[str, pd.DataFrame], views: Mapping[str, View]) -> pd.DataFrame:
-    """The tables of several concepts: concept, measure, space, value, low, high, n (frames)."""
-    parts = [
-        structure_table(found, n_frames=views[name].n_frames).assign(concept=name)
-        for name, found in samples.items()
-    ]
-    columns = ["concept", "measure", "space", "value", "low", "high", "n"]
+def joined(samples: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The tables of several concepts: concept, measure, space, value, low, high, n, note."""
+    parts = [structure_table(found).assign(concept=name) for name, found in samples.items()]
+    columns = ["concept", "measure", "space", "value", "low", "high", "n", "note"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -144,15 +159,16 @@ def compare(
     presets: Sequence[str],
     concepts: Sequence[str],
     *,
-    n_subsamples: int = 10,
+    n_groups: int = 12,
+    n_random: int = 3,
     min_cluster_size: int = MIN_CLUSTER_SIZE,
     seed: int = 0,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """The paper's table for any presets and concepts: every measure of every space.
+    """Every measure of every space, for any presets and concepts, by the pipeline without UMAP.
 
-    Columns preset, concept, measure, space, value, low, high, n (frames). A pandas frame: `to_csv`
-    and `to_latex` export it.
+    Columns preset, concept, measure, space, value, low, high, n (groups of frames), note; for CSV.
+    `wide` makes of it a table to read or to export as LaTeX.
     """
     run_on = best_device(device)
     parts = []
@@ -162,56 +178,28 @@ def compare(
         model = load_model(chosen.model, device=run_on)
         sparse = [label for label, source in chosen.saes.items() if source.sparse]
         for name in concepts:
-            seen = view(model, autoencoders, sparse, load_concept(name), seed=seed)
+            seen = view(
+                model, autoencoders, sparse, load_concept(name), n_random=n_random, seed=seed
+            )
             found = measure_spaces(
-                seen.spaces, seen.groups, n_subsamples=n_subsamples,
-                min_cluster_size=min_cluster_size, seed=seed,
+                seen.spaces, seen.groups, n_groups=n_groups, min_cluster_size=min_cluster_size,
+                seed=seed,
             )  # fmt: skip
-            parts.append(joined({name: found}, {name: seen}).assign(preset=preset))
+            parts.append(joined({name: found}).assign(preset=preset))
     table = pd.concat(parts, ignore_index=True)
     return table[["preset", *[c for c in table.columns if c != "preset"]]]
 
 
-def differences(claims: Sequence[Claim], against: str) -> pd.DataFrame:
-    """Findings against one space, for a figure: measure, concept, SAE, value, low, high, sign."""
-    signs = dict(DIRECTIONS.values())
-    rows = []
-    for claim in claims:
-        concept, _, rest = claim.subject.partition(": ")
-        sae, _, other = rest.partition(" minus ")
-        if other == against:
-            row = (claim.statistic, concept, sae, claim.value, claim.low, claim.high)
-            rows.append((*row, signs[claim.statistic]))
-    columns = ["measure", "concept", "SAE", "value", "low", "high", "sign"]
-    return pd.DataFrame(rows, columns=columns)
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a measure (of a preset and concept), a column a space: "value [low, high]"."""
 
+    def cell(row: pd.Series) -> str:
+        if not np.isfinite(row["value"]):
+            return "–"
+        interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if np.isfinite(row["low"]) else ""
+        return f"{row['value']:.2f}{interval}"
 
-def verdict_text(agreed: pd.DataFrame) -> str:
-    """The agreement table in words (Markdown), a line a claim."""
-    words = {
-        "case2-dimension-up": "Local dimensionality rises",
-        "case2-substructure-up": "Substructure rises",
-        "case2-global-compressed": "The global structure is compressed",
-        "case2-merging": "Similar features merge",
-        "case2-distinction-up": "Distinctions are amplified",
-    }
-    lines = []
-    for claim, text in words.items():
-        chosen = agreed[agreed["claim"] == claim]
-        part: dict[Any, dict[Any, Any]] = chosen.set_index("against").to_dict("index")
-        if RESIDUAL not in part:
-            continue
-        row = part[RESIDUAL]
-        line = (
-            f"- **{text}** ({row['measure']}): claimed sign in {row['claimed sign']} of "
-            f"{row['cases']} cases, beyond chance in {row['beyond chance']}, the opposite beyond "
-            f"chance in {row['opposite beyond chance']} (differences {row['smallest']:+.2f} to "
-            f"{row['largest']:+.2f})."
-        )
-        controls = [
-            f"{part[kind]['beyond chance']} of {part[kind]['cases']} exceed the {name}"
-            for kind, name in (("random", "random encoder"), ("dense", "dense autoencoder"))
-            if kind in part
-        ]
-        lines.append(line + (" Controls: " + ", ".join(controls) + "." if controls else ""))
-    return "\n".join(lines)
+    rows = [c for c in ("preset", "concept", "measure") if c in table.columns]
+    cells = table.assign(cell=table.apply(cell, axis=1))
+    out = cells.pivot_table("cell", rows, "space", aggfunc="first", sort=False)
+    return out.rename_axis(columns=None).reset_index()

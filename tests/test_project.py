@@ -38,6 +38,16 @@ def test_notebooks_and_their_sources_are_in_step():
     assert check_pairs() == []
 
 
+def test_every_line_of_a_text_cell_is_a_comment():
+    """Else it is code in the source and text in the pair."""
+    for path in sorted((ROOT / "notebooks").glob("*.py")):
+        text = False
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if line.startswith("# %%"):
+                text = "[markdown]" in line
+            assert not text or not line or line.startswith("#"), f"{path.name}:{number}"
+
+
 def test_every_page_of_the_table_of_contents_exists():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]

@@ -226,9 +226,13 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     [
         ("calibration", {"replicates": "2", "null_draws": "30"}),
         ("rank_rule_ablation", {"draws": "2", "n_points": "40", "score": "effective range"}),
+        (
+            "representation_structure",
+            {"concept": "color", "n_umap_concepts": "0", "n_groups": "3", "n_random": "1"},
+        ),
     ],
 )
-def test_calibration_and_ablation_run_in_another_profile(notebook, parameters, tmp_path):
+def test_the_other_pages_run_with_other_parameters(notebook, parameters, tmp_path):
     given = [word for name, value in parameters.items() for word in ("-p", name, value)]
     assert main(["run", notebook, *given, "-o", str(tmp_path)]) == 0
     record = record_in(tmp_path)
@@ -242,3 +246,19 @@ def test_a_page_refuses_parameters_that_it_cannot_use(tmp_path, capsys):
     arguments = ["run", "cone_of_sspd_matrices", "-p", "n", "2", "-o", str(tmp_path)]
     assert main(arguments) == 2
     assert "n must be at least 3" in capsys.readouterr().err
+
+
+def test_case_2_runs_on_prompts_without_entities(tmp_path):
+    path = tmp_path / "plain.json"
+    words = ("hammer", "saw", "drill", "chisel", "wrench", "plane", "file", "clamp")
+    sentences = [f"{start} {word} {end}" for word in words for start, end in (
+        ("Yesterday the old", "fell from the dusty shelf."),
+        ("Nobody wanted to lend the heavy", "to the new neighbour."),
+        ("A rusty", "was buried below the garden shed."))]  # fmt: skip
+    path.write_text(json.dumps({"tools": sentences}))
+    arguments = ["-p", "prompts_file", str(path), "-p", "concept", "tools", "-p", "n_random", "1",
+                 "-p", "n_umap_concepts", "0", "-p", "min_cluster_size", "5"]  # fmt: skip
+    assert main(["run", "representation_structure", *arguments, "-o", str(tmp_path / "out")]) == 0
+    record = record_in(tmp_path / "out")
+    by_claim = {(c["id"], c["verdict"]) for c in record["claims"]}
+    assert ("case2-distinction-up", "cannot be tested here") in by_claim

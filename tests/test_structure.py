@@ -6,15 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from scipy.spatial.distance import pdist
 
 from saerepgeo_lib import (
+    calibration,
     clusters,
-    local_representations,
+    points,
+    presets,
     prompts,
     residuals,
+    saes,
     structure,
     structure_table,
+    structure_verdict,
     synthetic,
     tokens,
 )
@@ -22,7 +27,7 @@ from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.local_representations import cluster_authors, cluster_pca, space_of, stability
 from saerepgeo_lib.noise_sweep import RESIDUAL
 from saerepgeo_lib.points import NotEstimable
-from saerepgeo_lib.statistics import subsampled
+from saerepgeo_lib.statistics import jackknife
 
 HOOK = "blocks.4.hook_out"
 
@@ -54,11 +59,15 @@ def test_the_whole_pipeline_returns_planted_components_and_dimensions(k, d):
     cloud = planted(k, 100, d)
     space = space_of(cloud.points)
     groups = structure.Groups(cloud.piece, np.arange(len(cloud.piece)) % 6)
-    table = structure.measure_spaces({"planted": space}, groups, n_subsamples=4)
-    full = table[table["subsample"] == -1].set_index("measure")["value"]
+    table = structure.measure_spaces({"planted": space}, groups)
+    full = table[table["left_out"] == -1].set_index("measure")["value"]
     assert full["Betti-0, HDBSCAN"] == full["Betti-0, H0"] == k
-    assert full["avg. ID, TwoNN"] == pytest.approx(d, rel=0.15)  # calibrated: n = 100, no noise
-    assert full["avg. ID, MLE"] == pytest.approx(d, rel=0.2)
+    known = calibration.calibrate_dimensions(
+        dimensions=(d,), sizes=(100,), noises=(0,), ambients=(40,), replicates=30
+    ).set_index("estimator")
+    for name in calibration.DIMENSION_ESTIMATORS:  # the mean of k clusters, as calibrated
+        error = 3 * d * known.loc[name, "spread"] * (1 / np.sqrt(k) + 1 / np.sqrt(30))
+        assert full[f"avg. ID, {name}"] == pytest.approx(known.loc[name, "mean"], abs=error)
     assert full["homogeneity"] == full["completeness"] == full["AMI"] == 1
     assert full["not estimable"] == 0
     radius = np.sqrt(np.square(space.full).sum(1).mean())
@@ -155,71 +164,130 @@ def test_a_circle_in_order_is_recognised_in_both_senses_and_a_shuffled_one_is_no
         structure.entity_circle(ring[:3], np.arange(3))
 
 
-def test_the_interval_of_subsamples_covers_a_mean_and_knows_its_formula():
+def test_jackknife_of_a_mean_is_students_interval_and_of_a_sum_nearly():
+    x = np.random.default_rng(0).normal(size=12)
+    without = np.array([np.delete(x, i).mean() for i in range(12)])
+    found = jackknife(x.mean(), without)
+    half = stats.t.ppf(0.975, 11) * stats.sem(x)
+    assert (found.low, found.high) == (
+        pytest.approx(x.mean() - half),
+        pytest.approx(x.mean() + half),
+    )
+    assert found.p == pytest.approx(stats.ttest_1samp(x, 0).pvalue)
+    total = jackknife(x.sum(), x.sum() - x)
+    assert (total.high - total.value) / (12 * half) == pytest.approx(
+        11 / 12
+    )  # as the docstring says
+    assert jackknife(-3 * x.mean(), -3 * without).p == pytest.approx(found.p)
+
+
+def test_jackknife_covers_a_count_that_is_no_sum():
+    """Distinct values in 12 groups of draws: the truth is its expectation."""
     rng = np.random.default_rng(0)
+    samples = rng.integers(0, 60, (400, 12, 4))
+    counts = np.array([len(np.unique(s)) for s in samples])
     hits = []
-    for _ in range(300):
-        x = rng.normal(size=12)
-        halves = np.array([x[rng.permutation(12)[4:]].mean() for _ in range(10)])
-        found = subsampled(x.mean(), halves, n=12, deleted=4)
-        hits.append(found.low <= 0 <= found.high)
-    assert 0.9 <= np.mean(hits) <= 0.99
-    exact = subsampled(3.0, np.array([1.0, 2.0, 3.0]), n=12, deleted=4)
-    assert exact.high - exact.value == pytest.approx(4.302653 * np.sqrt(2 * 1.0))
-    assert subsampled(2.0, np.ones(5), n=9, deleted=3).p == 0  # no variation: certain
-    assert subsampled(0.0, np.ones(5), n=9, deleted=3).p == 1
+    for s, count in zip(samples[:200], counts, strict=False):
+        left = [len(np.unique(np.delete(s, i, axis=0))) for i in range(12)]
+        found = jackknife(float(count), np.array(left, dtype=float))
+        hits.append(found.low <= counts.mean() <= found.high)
+    assert np.mean(hits) >= 0.9
+
+
+def test_replicates_that_do_not_vary_give_no_interval_and_bad_ones_are_refused():
+    assert "all 5 replicates are equal" in str(jackknife(2.0, np.ones(5)))
     for bad in (np.ones(2), np.array([1.0, np.nan, 2.0])):
         with pytest.raises(UserError, match="finite"):
-            subsampled(1.0, bad, n=12, deleted=4)
-    with pytest.raises(UserError, match="deleted"):
-        subsampled(1.0, np.ones(5), n=4, deleted=4)
+            jackknife(1.0, bad)
 
 
 def samples(**by_space):
     """A table of one measure per direction: full value and replicates that differ a little."""
     rows = []
-    for space, value in by_space.items():
-        for measure, _ in structure.DIRECTIONS.values():
+    for k, (space, value) in enumerate(by_space.items()):
+        for _, measure, _ in structure_verdict.DIRECTIONS:
             for i in range(-1, 8):
-                rows.append((space.replace("_", " "), measure, i, value + 0.01 * i * (i % 3)))
-    return pd.DataFrame(rows, columns=["space", "measure", "subsample", "value"])
+                wobble = 0.01 * ((3 * i + k) % 5) if i >= 0 else 0.0
+                rows.append((space.replace("_", " "), measure, i, value + wobble))
+    return pd.DataFrame(rows, columns=["space", "measure", "left_out", "value"])
 
 
-def test_verdicts_follow_sign_and_interval():
-    table = samples(residual=5.0, SAE=7.0, dense_AE=5.0, random_SAE=9.0)
-    table.loc[table["space"] == "SAE", "value"] += (
-        0.02 * table.loc[table["space"] == "SAE", "subsample"]
+def test_verdicts_follow_sign_and_interval_and_learned_asks_every_control():
+    table = samples(residual=5.0, SAE=7.0, dense_AE=5.5, random_SAE=9.0)
+    compared = structure_verdict.compare_spaces(table, concept="c", sparse=["SAE"])
+    outcome = compared.set_index(["measure", "kind"])["outcome"]
+    claims = structure_verdict.judge(compared)
+    verdict = {(c.id, c.statistic): c.verdict for c in claims}
+    for claim, measure, sign in structure_verdict.DIRECTIONS:
+        up = ("claimed", "opposite") if sign > 0 else ("opposite", "claimed")
+        assert outcome[measure, "residual"] == outcome[measure, "dense"] == up[0]
+        assert outcome[measure, "random"] == up[1]
+        assert verdict[claim, measure] == ("holds" if sign > 0 else "does not hold")
+        assert verdict["case2-learned", measure] == "does not hold"
+    beyond = samples(residual=5.0, SAE=9.5, dense_AE=5.5, random_SAE=9.0)
+    compared = structure_verdict.compare_spaces(beyond, concept="c", sparse=["SAE"])
+    learned = {c.statistic: c for c in structure_verdict.judge(compared) if c.id == "case2-learned"}
+    assert learned["AEDP of entities"].verdict == "holds"
+    assert learned["AEDP of entities"].value == pytest.approx(0.5)  # the weakest control
+    agreed = structure_verdict.agreement(compared).set_index("measure")
+    up, down = agreed.loc["AEDP of entities"], agreed.loc["MSTW of entities"]
+    assert (up["cases"], up["tested"], up["claimed"], up["opposite"], up["learned"]) == (
+        1,
+        1,
+        1,
+        0,
+        1,
     )
-    claims = structure.judge(table, concept="c", sparse=["SAE"], n_frames=12)
-    verdict = {(c.id, c.statistic, c.subject.partition(" minus ")[2]): c.verdict for c in claims}
-    for claim, (measure, sign) in structure.DIRECTIONS.items():
-        assert verdict[claim, measure, RESIDUAL] == ("holds" if sign > 0 else "does not hold")
-        assert verdict["case2-learned", measure, "random SAE"] == (
-            "does not hold" if sign > 0 else "holds"
-        )
-    agreed = structure.agreement(claims).set_index(["claim", "against"])
-    up = agreed.loc[("case2-dimension-up", "residual")]
-    assert (up["cases"], up["claimed sign"], up["beyond chance"]) == (1, 1, 1)
-    merged = agreed.loc[("case2-merging", "residual")]
-    assert (merged["beyond chance"], merged["opposite beyond chance"]) == (0, 1)
-    text = structure_table.verdict_text(structure.agreement(claims))
-    assert "**Local dimensionality rises**" in text and "0 of 1 exceed the random encoder" in text
-    drawn = structure_table.differences(claims, RESIDUAL)
-    assert drawn["value"].round(6).tolist() == [2.0 - 0.02] * 5  # at all tokens
+    assert (down["claimed"], down["opposite"], down["learned"]) == (0, 1, 1)
+    text = structure_verdict.verdict_text(structure_verdict.agreement(compared))
+    assert "**Distinctions are amplified**" in text and "same direction: 1 of 1." in text
 
 
-def test_an_undefined_measure_cannot_be_tested():
+def test_what_is_undefined_constant_or_at_its_floor_cannot_be_tested():
     table = samples(residual=5.0, SAE=7.0)
-    table.loc[(table["measure"] == "homogeneity") & (table["subsample"] == 3), "value"] = np.nan
-    claims = structure.judge(table, concept="c", sparse=["SAE"], n_frames=12)
-    by_id = {c.id: c.verdict for c in claims}
-    assert by_id["case2-merging"] == "cannot be tested here"
-    assert isinstance(structure.estimate(table, "homogeneity", "SAE", n_frames=12), NotEstimable)
+    merged = table["measure"] == "homogeneity"
+    undefined = table.copy()
+    undefined.loc[merged & (table["left_out"] == 3), "value"] = np.nan
+    constant = table.copy()
+    constant.loc[merged, "value"] = 1.0
+    floor = table.copy()
+    floor.loc[merged & (table["space"] == "residual"), "value"] *= 0.001
+    for case, reason in ((undefined, "undefined"), (constant, "equal"), (floor, "left to merge")):
+        compared = structure_verdict.compare_spaces(case, concept="c", sparse=["SAE"])
+        row = compared.set_index("measure").loc["homogeneity"]
+        assert row["outcome"] == "cannot be tested" and reason in row["note"]
+        verdicts = {c.statistic: c.verdict for c in structure_verdict.judge(compared)}
+        assert verdicts["homogeneity"] == "cannot be tested here"
+    assert isinstance(structure.estimate(undefined, "homogeneity", "SAE"), NotEstimable)
     with pytest.raises(UserError, match="at least 3 frames"):
         structure.measure_spaces(
             {"a": space_of(planted().points)},
             structure.Groups(np.zeros(320, dtype=int), np.arange(320) % 2),
         )
+
+
+def test_draws_of_a_random_encoder_are_averaged_and_tables_name_why_an_interval_is_missing():
+    a, b = planted(3, 30).points, planted(3, 30, seed=1).points
+    groups = structure.Groups(np.repeat([0, 1, 2], 30), np.arange(90) % 4)
+    one, two = (structure.measures(space_of(x), groups) for x in (a, b))
+    spaces = {"random x #1": space_of(a), "random x #2": space_of(b)}
+    table = structure.measure_spaces(spaces, groups)
+    full = table[table["left_out"] == -1].set_index(["space", "measure"])["value"]
+    for name in ("MSTW", "avg. ID, TwoNN", "AEDP of entities"):
+        assert full["random x", name] == pytest.approx((one[name] + two[name]) / 2)
+    written = structure.structure_table(table).set_index("measure")
+    assert "all tokens only" in written.loc["Betti-0, H0", "note"]
+    assert "equal" in written.loc["homogeneity", "note"]
+    assert written.loc["MSTW", "low"] < written.loc["MSTW", "value"] < written.loc["MSTW", "high"]
+
+
+def test_copies_of_a_code_stay_copies_in_principal_coordinates():
+    rng = np.random.default_rng(0)
+    codes = rng.random((60, 200)) * (rng.random((60, 200)) < 0.1)
+    x = np.concatenate([codes, codes[:12]])
+    space = space_of(x)
+    assert len(points.distinct(space.full)) == 60
+    np.testing.assert_array_equal(space.full[60:], space.full[:12])
 
 
 @pytest.fixture(scope="module")
@@ -228,42 +296,68 @@ def days_concept():
     return dataclasses.replace(concept, prompts=concept.prompts[::2])
 
 
-def measured(model, sae, concept, coded, batch_size):
-    found = residuals.compute_residuals(model, coded, HOOK, batch_size=batch_size)
-    groups = structure.Groups(np.where(found.entity, 1, -1), (found.prompt.numpy() % 6).astype(int))
-    spaces = {RESIDUAL: space_of(found.x.double().numpy())}
-    return structure.measure_spaces(spaces, groups, n_subsamples=3)
+@pytest.fixture(scope="module")
+def topk():
+    source = presets.get_preset("minilm").saes
+    return {label: saes.load_sae(s) for label, s in source.items() if "TopK" in label}
 
 
-def test_padding_batches_and_masked_positions_change_no_number(minilm, small_sae, days_concept):
-    """Longer padding, other batches, and arbitrary ids where there is no token."""
+def measured(found, topk, concept):
+    seen = structure_table.view_of(found, (), topk, list(topk), concept, n_random=1)
+    return structure.measure_spaces(seen.spaces, seen.groups, n_groups=3)
+
+
+def test_padding_and_masked_positions_change_no_number(minilm, topk, days_concept, monkeypatch):
+    """Longer padding, arbitrary ids where no token is, arbitrary vectors where one is masked."""
     coded = tokens.tokenize(minilm.tokenizer, days_concept, n_ctx=minilm.cfg.n_ctx)
     rows, width = coded.ids.shape
+    plain = measured(residuals.compute_residuals(minilm, coded, HOOK), topk, days_concept)
+
     generator = torch.Generator().manual_seed(0)
     junk = torch.randint(1000, 20000, (rows, width + 9), generator=generator)
-    wide = {
-        name: torch.cat([getattr(coded, name), torch.zeros(rows, 9, dtype=torch.bool)], 1)
-        for name in ("attention", "content", "entity")
-    }
-    ids = torch.cat([coded.ids, torch.zeros(rows, 9, dtype=coded.ids.dtype)], 1)
-    ids = torch.where(wide["attention"], ids, junk)
-    other = tokens.Tokens(ids, **wide)
-    plain = measured(minilm, small_sae, days_concept, coded, 64)
-    same_batches = measured(minilm, small_sae, days_concept, other, 64)
-    pd.testing.assert_frame_equal(plain, same_batches)  # identical, bit for bit
-    small_batches = measured(minilm, small_sae, days_concept, other, 5)
-    counts = plain["measure"].str.startswith("Betti")
-    assert plain.loc[counts, "value"].equals(small_batches.loc[counts, "value"])
-    np.testing.assert_allclose(small_batches["value"], plain["value"], rtol=1e-3, equal_nan=True)
+    nothing = torch.zeros(rows, 9, dtype=torch.bool)
+    wide = {name: torch.cat([getattr(coded, name), nothing], 1)
+            for name in ("attention", "content", "entity")}  # fmt: skip
+    ids = torch.where(wide["attention"], torch.nn.functional.pad(coded.ids, (0, 9)), junk)
+    padded = tokens.Tokens(ids, **wide)
+    pd.testing.assert_frame_equal(
+        plain, measured(residuals.compute_residuals(minilm, padded, HOOK), topk, days_concept)
+    )
+
+    real = residuals.run_to_hook
+
+    def garbled(model, ids, attention, hook):
+        x = real(model, ids, attention, hook)
+        counted = torch.zeros(x.shape[:2], dtype=torch.bool)
+        for row, got in enumerate(ids):
+            match = (coded.ids[:, : ids.shape[1]] == got).all(1).nonzero()[0, 0]
+            counted[row] = coded.content[match, : ids.shape[1]]
+        return torch.where(counted[..., None], x, torch.full_like(x, 1e6))
+
+    monkeypatch.setattr(residuals, "run_to_hook", garbled)
+    pd.testing.assert_frame_equal(
+        plain, measured(residuals.compute_residuals(minilm, coded, HOOK), topk, days_concept)
+    )
 
 
-def test_a_view_knows_its_tokens(minilm, days_concept):
-    from saerepgeo_lib import presets, saes
+def test_another_batch_size_moves_numbers_by_rounding_only(minilm, topk, days_concept):
+    coded = tokens.tokenize(minilm.tokenizer, days_concept, n_ctx=minilm.cfg.n_ctx)
+    one, other = (
+        measured(
+            residuals.compute_residuals(minilm, coded, HOOK, batch_size=size), topk, days_concept
+        )
+        for size in (64, 5)
+    )
+    counts = one["measure"].str.startswith("Betti")
+    assert one.loc[counts, "value"].equals(other.loc[counts, "value"])
+    np.testing.assert_allclose(other["value"], one["value"], rtol=1e-3, equal_nan=True)
 
-    source = presets.get_preset("minilm").saes
-    loaded = {label: saes.load_sae(s) for label, s in source.items() if "TopK" in label}
-    seen = structure_table.view(minilm, loaded, list(loaded), days_concept)
-    assert list(seen.spaces) == [RESIDUAL, *loaded, *(f"random {x}" for x in loaded)]
+
+def test_a_view_knows_its_tokens(minilm, topk, days_concept):
+    seen = structure_table.view(minilm, topk, list(topk), days_concept, n_random=2)
+    (label,) = topk
+    assert list(seen.spaces) == [RESIDUAL, label, f"random {label} #1", f"random {label} #2"]
+    assert list(seen.single) == [RESIDUAL, label, f"random {label} #1"]
     assert {w.lower() for w, own in zip(seen.words, seen.known, strict=True) if own} == {
         name.lower() for name in seen.entities
     }
@@ -271,14 +365,28 @@ def test_a_view_knows_its_tokens(minilm, days_concept):
     assert seen.n_frames == len({p.frame for p in days_concept.prompts})
     words = structure_table.cluster_words(seen, cluster_pca(seen.spaces[RESIDUAL]))
     assert (words["tokens"] >= clusters.MIN_CLUSTER_SIZE).all()
-    assert local_representations.VARIANCE == 0.9
+
+
+@pytest.mark.slow
+def test_one_call_gives_the_table_and_it_exports(tmp_path):
+    table = structure_table.compare(["minilm"], ["days"], n_groups=3, n_random=1)
+    assert list(table.columns) == ["preset", "concept", "measure", "space", "value", "low", "high",
+                                   "n", "note"]  # fmt: skip
+    table.to_csv(tmp_path / "t.csv", index=False)
+    again = pd.read_csv(tmp_path / "t.csv", keep_default_na=True)
+    np.testing.assert_allclose(again["value"], table["value"], equal_nan=True)
+    wide = structure_table.wide(table)
+    assert list(wide.columns[:4]) == ["preset", "concept", "measure", RESIDUAL]
+    assert len(wide) == table["measure"].nunique()
+    latex = wide.to_latex(index=False)
+    assert latex.count("\\\\") >= len(wide) and "avg. ID, TwoNN" in latex
 
 
 def test_parameters_that_cannot_be_used_are_refused():
-    ok = {"concept": "days, months", "umap_concepts": "days", "min_cluster_size": 5,
-          "n_subsamples": 3, "n_seeds": 2}  # fmt: skip
+    ok = {"concept": "days, months", "n_umap_concepts": 0, "min_cluster_size": 5, "n_groups": 3,
+          "n_random": 1, "n_seeds": 2}  # fmt: skip
     structure_table.check_parameters(**ok)
-    for name, bad in (("concept", " "), ("umap_concepts", "color"), ("min_cluster_size", 1),
-                      ("n_subsamples", 2), ("n_seeds", 1)):  # fmt: skip
+    for name, bad in (("concept", " "), ("n_umap_concepts", -1), ("min_cluster_size", 1),
+                      ("n_groups", 2), ("n_random", 0), ("n_seeds", 1)):  # fmt: skip
         with pytest.raises(UserError, match=name):
             structure_table.check_parameters(**{**ok, name: bad})
