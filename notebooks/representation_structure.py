@@ -226,11 +226,11 @@ case2.wide(
 ).style.hide(axis="index")
 
 # %% [markdown]
-# The controls, without their intervals, for all concepts:
+# All concepts and spaces, the controls among them, without intervals:
 
-# %%
-controls = table[~table["space"].isin([RESIDUAL, *sparse])]
-controls.pivot_table("value", ["concept", "measure"], "space", sort=False).rename_axis(
+# %% tags=["hide-output"]
+columns = list(dict.fromkeys(table["space"]))
+table.pivot_table("value", ["concept", "measure"], "space", sort=False)[columns].rename_axis(
     columns=None
 ).reset_index().style.format(precision=2).hide(axis="index")
 
