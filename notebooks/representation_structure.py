@@ -157,7 +157,7 @@ record.numbers["share_of_entity_clusters"] = float(share)
 display(
     Markdown(
         f"Of the clusters in the residual stream, {share:.0%} consist mostly of entity tokens; "
-        "the others are words of the sentences, the same word in every prompt of a frame."
+        "the others of words of the sentences around them."
     )
 )
 
