@@ -68,10 +68,13 @@ rng = np.random.default_rng(seed)
 # equivalently, if no eigenvalue is negative; equivalently, if $A = M M^\top$ for some $M$. A
 # symmetric $2 \times 2$ matrix has three free entries,
 #
-# $$A = \begin{pmatrix} a & b \\ b & c \end{pmatrix}, \qquad
-#   \Big( \tfrac{a-c}{\sqrt 2},\; \sqrt 2\, b,\; \tfrac{a+c}{\sqrt 2} \Big) \in \mathbb R^3,$$
+# $$A = \begin{pmatrix} a & b \\ b & c \end{pmatrix},$$
 #
-# and in these coordinates the distance between two points is the Frobenius distance between the
+# and we draw it at the point
+#
+# $$\Big( \tfrac{a-c}{\sqrt 2},\; \sqrt 2\, b,\; \tfrac{a+c}{\sqrt 2} \Big) \in \mathbb R^3.$$
+#
+# In these coordinates the distance between two points is the Frobenius distance between the
 # two matrices. Write $h$ for the third coordinate and $\rho$ for the length of the first two.
 # The eigenvalues are $(h \pm \rho)/\sqrt 2$, so $A$ is positive semidefinite exactly when
 # $h \ge \rho$: an upright circular cone. Its inside has rank 2, its surface rank 1, its tip
@@ -143,9 +146,9 @@ assert all(theory.rank_of(a) >= 2 for a in mixtures)
 # (take $A = M M^\top$ with $M$ of size $n \times r$, and $r$ independent rows of $M$); number them
 # first. Near $A$ every symmetric matrix is
 #
-# $$\begin{pmatrix} B & C \\ C^\top & D \end{pmatrix}, \qquad B \text{ positive definite of size } r,$$
+# $$\begin{pmatrix} B & C \\ C^\top & D \end{pmatrix}$$
 #
-# and its rank is $r + \operatorname{rank}(D - C^\top B^{-1} C)$, by elimination. So it lies in
+# with $B$ positive definite of size $r$, and its rank is $r + \operatorname{rank}(D - C^\top B^{-1} C)$, by elimination. So it lies in
 # $S(n, r)$ exactly when $D = C^\top B^{-1} C$ (it is then SSPD, as
 # $\begin{pmatrix} B & C \end{pmatrix}^\top B^{-1} \begin{pmatrix} B & C \end{pmatrix}$): near $A$, $S(n, r)$ is the graph of a smooth
 # function of $(B, C)$. Counting entries, $r(r+1)/2 + r(n-r) = nr - r(r-1)/2$. $\square$
