@@ -350,7 +350,8 @@ power.reset_index().style.format("{:.0%}", subset=list(power.columns)).hide(axis
 with record.stage("gromov-wasserstein"):
     transport = calibration_arrangements.calibrate_gromov_wasserstein(**common)
 record.tables["gromov_wasserstein"] = transport
-assert (transport["excess"] > -1e-9).all() or (transport["k"] > 7).any()
+exact = transport[transport["k"] <= 7]  # beyond, brute force is out of reach
+assert (exact["excess"] > -1e-9).all()
 searches = transport.pivot_table("found", ["k", "noise"], "starts").add_suffix(" starts")
 searches.reset_index().style.format("{:.0%}", subset=list(searches.columns)).format(
     "{:g}", subset=["noise"]

@@ -110,8 +110,7 @@ plots_calibration.plot_planted(shown)
 
 # %%
 chosen = presets.get_preset(preset)
-names = [name.strip() for name in concept.split(",") if name.strip()]
-concepts = [prompts.load_concept(name) for name in names]
+concepts = [prompts.load_concept(name) for name in prompts.names_in(concept)]
 with record.stage("load"):
     autoencoders = {
         label: saes.load_sae(source, device=run_on) for label, source in chosen.saes.items()
@@ -264,8 +263,9 @@ display(
         f"- Against smooth data of the lowest dimension, {len(blind)} of {len(ranges)} rank rules "
         "point the wrong way in some SAE and shape; the best of them has a least AUC of "
         f"{ranges['lowest dimension'].max():.2f}.\n"
-        f"- No score works everywhere: the largest of the least AUCs over the three contrasts is "
-        f"{by_score['worst'].max():.2f} ({by_score['worst'].idxmax()})."
+        f"- Over all three contrasts, the score with the largest least AUC is the "
+        f"{by_score['worst'].idxmax()}, with {by_score['worst'].max():.2f}: "
+        + ("no score works everywhere." if by_score["worst"].max() <= 0.5 else "above chance.")
     )
 )
 

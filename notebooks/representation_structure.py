@@ -85,7 +85,7 @@ case2.check_parameters(
     n_groups=n_groups, n_random=n_random, n_seeds=n_seeds,
 )  # fmt: skip
 run_on = models.best_device(device)
-names = case2.names_in(concept)
+names = prompts.names_in(concept)
 seeds = list(range(seed, seed + n_seeds))
 record = Record(
     notebook="representation_structure",
@@ -307,7 +307,7 @@ aligned.style.format(precision=3).hide(axis="index")
 #
 # | Claim | Measure | Claimed sign |
 # |---|---|---|
-# | local dimensionality rises `[abstract]` | average TwoNN dimension of the clusters | + |
+# | local dimensionality rises `[abstract]` | average TwoNN and MLE dimension of the clusters | + |
 # | substructure rises `[authors' notes]` | number of clusters | + |
 # | the global structure is compressed `[authors' notes]` | spanning tree over the entities, over the radius | - |
 # | similar features merge `[abstract]` | homogeneity: do clusters hold one entity each? | - |

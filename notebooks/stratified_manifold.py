@@ -94,7 +94,7 @@ case1.check_parameters(
 )  # fmt: skip
 seeds = list(range(seed, seed + n_seeds))
 run_on = models.best_device(device)
-names = [name.strip() for name in concept.split(",") if name.strip()]
+names = prompts.names_in(concept)
 record = Record(
     notebook="stratified_manifold",
     parameters={name: globals()[name] for name in __annotations__ if name != "device"},

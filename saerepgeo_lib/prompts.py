@@ -66,6 +66,11 @@ def load_concepts(path: Path | str | None = None) -> dict[str, Concept]:
     return {name: _parse_concept(name, value, path) for name, value in content.items()}
 
 
+def names_in(text: str) -> list[str]:
+    """The names in a text that separates them by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def load_concept(name: str, path: Path | str | None = None) -> Concept:
     """One concept of a file; an unknown name is refused with the nearest valid ones."""
     concepts = load_concepts(path)

@@ -27,6 +27,11 @@ class Estimate:
     p: float
     n: int
 
+    @property
+    def is_positive(self) -> bool:
+        """Beyond chance above 0: the 95 % interval lies there, and p is at most 0.05."""
+        return self.low > 0 and self.p <= 0.05
+
 
 def mean_estimate(sample: Float[np.ndarray, " n"], *, random_state: int = 0) -> Estimate:
     """Mean, Student's 95 % interval and two-sided sign-flip p-value of a sample.

@@ -175,7 +175,7 @@ def judge(
         found = mean_estimate(sample)
         if not testable or found.n < MIN_SEEDS:
             return found, "cannot be tested here"
-        return found, "holds" if found.low > 0 and found.p <= 0.05 else "does not hold"
+        return found, "holds" if found.is_positive else "does not hold"
 
     varies, beyond = [], []
     for label in sparse:

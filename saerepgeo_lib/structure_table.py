@@ -15,16 +15,11 @@ from saerepgeo_lib.local_representations import Space, space_of
 from saerepgeo_lib.models import best_device, load_model
 from saerepgeo_lib.noise_sweep import RESIDUAL, randomized, stream
 from saerepgeo_lib.presets import get_preset
-from saerepgeo_lib.prompts import Concept, load_concept
+from saerepgeo_lib.prompts import Concept, load_concept, names_in
 from saerepgeo_lib.residuals import Residuals, compute_residuals
 from saerepgeo_lib.saes import check_fit, common_hook, load_sae, random_sae, wants_bos
 from saerepgeo_lib.structure import Groups, measure_spaces, structure_table
 from saerepgeo_lib.tokens import tokenize
-
-
-def names_in(text: str) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def check_parameters(

@@ -34,6 +34,7 @@ def compare_spaces(table: pd.DataFrame, *, concept: str, sparse: Sequence[str]) 
     interval, or nothing left to merge.
     """
     labels = list(dict.fromkeys(table["space"]))
+    n_left_out = table["left_out"].nunique() - 1
     rows = []
     for (claim, measure, sign), sae in itertools.product(DIRECTIONS, sparse):
         kinds = {RESIDUAL: "residual", randomized(sae): "random"}
@@ -44,14 +45,13 @@ def compare_spaces(table: pd.DataFrame, *, concept: str, sparse: Sequence[str]) 
             if other not in labels:
                 continue
             found = estimate(table, measure, sae, minus=other)
-            base = estimate(table, measure, other)
             note, outcome = "", "undecided"
             start = table.query("measure == @measure and space == @other and left_out == -1")[
                 "value"
             ]
             if isinstance(found, NotEstimable):
                 note, outcome = found.reason, "cannot be tested"
-                found = Estimate(np.nan, np.nan, np.nan, np.nan, getattr(base, "n", 0))
+                found = Estimate(np.nan, np.nan, np.nan, np.nan, n_left_out)
             elif measure == "homogeneity" and float(start.iloc[0]) < FLOOR:
                 note, outcome = f"{other} has nothing left to merge", "cannot be tested"
             elif found.p <= 0.05:
