@@ -339,12 +339,11 @@ display(Markdown(structure_verdict.verdict_text(agreed)))
 # radius, their spanning tree grows as well, so "compressed" and "amplified" can hardly both hold. And the radius is that of all tokens,
 # frame words included; on entity tokens alone (below) it is that of the entities.
 #
-# %% [markdown]
 # ### Is it learned sparsity?
 #
 # A change is due to *learned* sparsity if it goes beyond both controls in the same direction: beyond the random encoder of equal
-# L0 (any sparse, wide code) and beyond the dense autoencoder (width and training). The last words of each line above
-# count that. In numbers, all comparisons of the first SAE:
+# L0 (any sparse, wide code) and beyond the dense autoencoder (width and training). The last words of a line above count
+# that, where anything was found. In numbers, all comparisons of the first SAE:
 
 # %%
 own = compared[compared["SAE"] == sparse[0]]

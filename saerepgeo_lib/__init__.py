@@ -3,8 +3,8 @@
 The modules stand in the order in which data flows, and each imports only from those before it:
 
 prompts -> models, tokens -> residuals (+ noise) -> presets, saes -> latents -> tensors, ranks
--> noise_sweep -> statistics, claims -> stratification (Case 1)
--> points -> dimension, clusters -> arrangements (estimators of Cases 2 and 3)
+-> noise_sweep -> points, statistics, claims -> stratification (Case 1)
+-> dimension, clusters -> arrangements (estimators of Cases 2 and 3)
 -> local_representations -> structure, structure_verdict, structure_table (Case 2)
 -> synthetic, theory -> calibration, calibration_arrangements, error_rates, ablation
 (estimators against known answers)
