@@ -137,32 +137,55 @@ def gromov_wasserstein(
 ) -> Float[Tensor, ""]:
     """Squared Gromov-Wasserstein distance of two arrangements with uniform weights.
 
-    min over couplings T of sum_{ijkl} (|a_i - a_k| - |b_j - b_l|)^2 T_ij T_kl (Peyre et al. 2016).
+    min over couplings T of sum_{ijkl} (|a_i - a_k| - |b_j - b_l|)^2 T_ij T_kl (Peyre et al. 2016),
+    at the best coupling that `gw_coupling` finds: an upper bound. Differentiable in a and b there.
+    """
+    best = gw_coupling(a, b, n_starts=n_starts, random_state=random_state)
+    return gw_cost(a, b, best)
+
+
+def gw_coupling(
+    a: Float[Tensor, "k d"],
+    b: Float[Tensor, "m e"],
+    *,
+    n_starts: int = 30,
+    start: Float[Tensor, "k m"] | None = None,
+    random_state: int = 0,
+) -> Float[Tensor, "k m"]:
+    """A coupling of least cost (see `gromov_wasserstein`).
+
     For Euclidean distances the objective is concave, so that a corner of the couplings is optimal:
-    for k = m a pairing. The least of POT's conditional gradient from the product coupling and,
-    if k = m, of `n_starts` random pairings improved by exchanges (scipy's "2opt") is returned: an
-    upper bound on the distance. Differentiable in a and b at the coupling found.
+    for k = m a pairing. Tried are POT's conditional gradient from the product coupling, if given
+    `start` and the conditional gradient from there, and if k = m `n_starts` random pairings
+    improved by exchanges (scipy's "2opt").
     """
     for x in (a, b):
         _check_tensor("Gromov-Wasserstein", x)
-    c1, c2 = _distances(a), _distances(b)
-    p, q = (torch.full((len(x),), 1 / len(x), dtype=x.dtype, device=x.device) for x in (a, b))
-    plain1, plain2 = (c.detach().cpu().double().numpy() for c in (c1, c2))
-    candidates = [
-        ot.gromov.gromov_wasserstein(
-            plain1, plain2, ot.unif(len(a)), ot.unif(len(b)), loss_fun="square_loss"
-        )
+    c1, c2 = (_distances(x.detach()).cpu().double().numpy() for x in (a, b))
+    p, q = ot.unif(len(a)), ot.unif(len(b))
+    known = [] if start is None else [start.cpu().double().numpy()]
+    candidates = known + [
+        ot.gromov.gromov_wasserstein(c1, c2, p, q, loss_fun="square_loss", G0=g)
+        for g in (None, *known)
     ]
     if len(a) == len(b):
         rng = np.random.default_rng(random_state)
         for _ in range(n_starts):
             found = quadratic_assignment(
-                plain1, plain2, method="2opt", options={"maximize": True, "rng": rng}
+                c1, c2, method="2opt", options={"maximize": True, "rng": rng}
             )
             candidates.append(np.eye(len(b))[found.col_ind] / len(b))
-    best = torch.from_numpy(max(candidates, key=lambda t: ((plain1 @ t @ plain2) * t).sum())).to(a)
+    return torch.from_numpy(max(candidates, key=lambda t: ((c1 @ t @ c2) * t).sum())).to(a)
+
+
+def gw_cost(
+    a: Float[Tensor, "k d"], b: Float[Tensor, "m e"], coupling: Float[Tensor, "k m"]
+) -> Float[Tensor, ""]:
+    """Squared Gromov-Wasserstein cost of one coupling; differentiable in a and b."""
+    c1, c2 = _distances(a), _distances(b)
+    p, q = coupling.sum(1), coupling.sum(0)
     constant = (c1.square() @ p) @ p + (c2.square() @ q) @ q
-    return constant - 2 * ((c1 @ best @ c2) * best).sum()
+    return constant - 2 * ((c1 @ coupling @ c2) * coupling).sum()
 
 
 def _check_tensor(name: str, x: Float[Tensor, "k d"]) -> None:

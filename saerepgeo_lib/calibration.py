@@ -14,6 +14,7 @@ import pandas as pd
 
 from saerepgeo_lib import clusters, dimension, synthetic
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.noise_sweep import child_seed
 from saerepgeo_lib.points import NotEstimable, Points
 from saerepgeo_lib.ranks import (
     RULES,
@@ -95,11 +96,6 @@ def draws(replicates: int, random_state: int, *axes: Iterable[Any]) -> Iterator[
     settings = [setting for setting in product(*axes) for _ in range(replicates)]
     states = np.random.SeedSequence(random_state).generate_state(len(settings))
     return ((*setting, int(seed)) for setting, seed in zip(settings, states, strict=True))
-
-
-def child_seed(seed: int, use: int) -> int:
-    """A seed for one use of a setting's seed; different uses share no random numbers."""
-    return int(np.random.SeedSequence([seed, use]).generate_state(1)[0])
 
 
 def calibrate_ranks(

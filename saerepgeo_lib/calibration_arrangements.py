@@ -12,7 +12,8 @@ import torch
 from scipy.spatial.distance import pdist, squareform
 
 from saerepgeo_lib import arrangements, synthetic
-from saerepgeo_lib.calibration import Row, child_seed, draws, summarise
+from saerepgeo_lib.calibration import Row, draws, summarise
+from saerepgeo_lib.noise_sweep import child_seed
 
 
 def calibrate_separability(

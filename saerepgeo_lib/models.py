@@ -59,18 +59,25 @@ def resolve_minilm() -> Path:
     return folder
 
 
-def load_model(name: str = "minilm", *, device: str = "cpu") -> TransformerBridge:
+def load_model(
+    name: str = "minilm", *, device: str = "cpu", random_state: int | None = None
+) -> TransformerBridge:
     """Load a model for reading its residual stream, its weights unprocessed.
 
     `name` is "minilm" (the embedded model), a folder, or a name on the Hugging Face hub.
     The weights are neither folded nor centred: an SAE must see the residual stream that it
-    was trained on. Raises UserError if the model cannot be had.
+    was trained on. With a `random_state` the weights are those that the architecture starts
+    training with, drawn from that seed: a control. Raises UserError if the model cannot be had.
     """
     source = str(resolve_minilm()) if name == "minilm" else name
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            model = TransformerBridge.boot_transformers(source, device=device)
+            if random_state is not None:
+                torch.manual_seed(random_state)
+            model = TransformerBridge.boot_transformers(
+                source, device=device, load_weights=random_state is None
+            )
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

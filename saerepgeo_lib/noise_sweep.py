@@ -38,6 +38,11 @@ def randomized(label: str) -> str:
     return f"random {label}"
 
 
+def child_seed(seed: int, use: int) -> int:
+    """A seed for one use of a seed; different uses share no random numbers."""
+    return int(np.random.SeedSequence([seed, use]).generate_state(1)[0])
+
+
 def stream(seed: int, purpose: str) -> torch.Generator:
     """A generator for one purpose of a seed; different purposes share no random numbers."""
     state = np.random.SeedSequence([seed, _STREAMS[purpose]]).generate_state(1, np.uint64)[0]

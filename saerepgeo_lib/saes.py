@@ -105,11 +105,13 @@ def check_fit(sae: Any, d_model: int, label: str) -> None:
         )
 
 
-def random_sae(reference: Any, *, l0: int, generator: torch.Generator) -> TopKSAE:
+def random_sae(
+    reference: Any, *, l0: int, generator: torch.Generator, keep_centre: bool = True
+) -> TopKSAE:
     """A null: a TopK SAE with random unit-norm weights and the reference's width and centre.
 
-    Nothing in it is learned but the centre b_dec; exactly `l0` latents of each code may be
-    active. The decoder is the encoder's transpose.
+    Nothing in it is learned but the centre b_dec (0 without `keep_centre`); exactly `l0` latents
+    of each code may be active. The decoder is the encoder's transpose.
     """
     d_in, d_sae = reference.cfg.d_in, reference.cfg.d_sae
     if not 1 <= l0 <= d_sae:
@@ -131,7 +133,7 @@ def random_sae(reference: Any, *, l0: int, generator: torch.Generator) -> TopKSA
         "W_enc": directions.T.contiguous(),
         "W_dec": directions,
         "b_enc": torch.zeros(d_sae),
-        "b_dec": reference.b_dec.detach().float().cpu(),
+        "b_dec": reference.b_dec.detach().float().cpu() * keep_centre,
     }
     sae.load_state_dict(state)
     return sae.to(reference.b_dec.device).eval()

@@ -113,6 +113,55 @@ def correlation(
     return Estimate(float(permuted.statistic), float(low), float(high), p, len(x))
 
 
+def correlation_within(
+    groups: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    method: Literal["pearson", "spearman"] = "pearson",
+    n_resamples: int = 9_999,
+    random_state: int = 0,
+) -> Estimate | NotEstimable:
+    """Correlation of (x, y) pooled within groups: both centred in each group, or ranked there.
+
+    One group: `correlation`. Several: the p-value permutes y within the groups, and the interval
+    resamples pairs within them; so differences between groups count for nothing. Refuses if a
+    variable varies in no group (to 1e-9 of its size). Raises UserError as `correlation`.
+    """
+    choose("correlation", method, ("pearson", "spearman"))
+    pairs = [(np.asarray(x, dtype=float), np.asarray(y, dtype=float)) for x, y in groups]
+    for name, values in zip("xy", zip(*pairs, strict=True), strict=True):
+        if all(np.ptp(v) <= 1e-9 * max(1.0, np.abs(v).max()) for v in values):
+            return NotEstimable(f"{name} does not vary")
+    if len(pairs) == 1:
+        return correlation(
+            *pairs[0], method=method, n_resamples=n_resamples, random_state=random_state
+        )
+    for x, y in pairs:
+        if x.shape != y.shape or len(x) < 4 or not np.isfinite([x, y]).all():
+            raise UserError("every group needs two finite vectors of one length >= 4")
+    if method == "spearman":
+        pairs = [(stats.rankdata(x), stats.rankdata(y)) for x, y in pairs]
+    pairs = [(x - x.mean(), y - y.mean()) for x, y in pairs]
+    rng = np.random.default_rng(random_state)
+
+    def pooled(draw: Any) -> np.ndarray:
+        drawn = [draw(x, y) for x, y in pairs]
+        return _pearson(*(np.concatenate(part, axis=-1) for part in zip(*drawn, strict=True)), -1)
+
+    def permute(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        many = np.broadcast_to(y, (n_resamples, len(y)))
+        return np.broadcast_to(x, many.shape), rng.permuted(many, axis=1)
+
+    def resample(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = rng.integers(len(x), size=(n_resamples, len(x)))
+        return tuple(v[rows] - v[rows].mean(1, keepdims=True) for v in (x, y))
+
+    value = float(pooled(lambda x, y: (x, y)))
+    null = np.append(np.abs(pooled(permute)), abs(value))
+    low, high = np.nanquantile(pooled(resample), (0.025, 0.975))
+    p = float(np.mean(null >= abs(value) * (1 - 1e-12)))
+    return Estimate(value, float(low), float(high), p, sum(len(x) for x, _ in pairs))
+
+
 def _pearson(x: np.ndarray, y: np.ndarray, axis: int) -> Any:
     a, b = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
     with np.errstate(invalid="ignore"):  # a resample may hold one value only

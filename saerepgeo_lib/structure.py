@@ -25,6 +25,8 @@ from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.local_representations import Embedding, Space, cluster_pca, stability
 from saerepgeo_lib.noise_sweep import RESIDUAL, workers
 from saerepgeo_lib.points import NotEstimable, Points, rms_radius
+from saerepgeo_lib.prompts import Concept
+from saerepgeo_lib.residuals import Residuals
 from saerepgeo_lib.statistics import Estimate, jackknife
 
 
@@ -38,6 +40,17 @@ class Groups:
     def rows(self, keep: np.ndarray) -> "Groups":
         """The same for some of the tokens."""
         return Groups(self.entity[keep], self.frame[keep])
+
+
+def groups_of(found: Residuals, concept: Concept) -> Groups:
+    """The groups of residual rows: a prompt without a frame counts as a frame of its own."""
+    prompts = [concept.prompts[int(p)] for p in found.prompt]
+    frames = {f: i for i, f in enumerate(dict.fromkeys(p.frame or p.text for p in prompts))}
+    entity = [
+        concept.entities.index(p.entity) if own and p.entity is not None else -1
+        for p, own in zip(prompts, found.entity.tolist(), strict=True)
+    ]
+    return Groups(np.array(entity), np.array([frames[p.frame or p.text] for p in prompts]))
 
 
 def average_dimensions(points: Points, labels: Labels) -> tuple[float, float, int]:

@@ -18,7 +18,7 @@ from saerepgeo_lib.presets import get_preset
 from saerepgeo_lib.prompts import Concept, load_concept, names_in
 from saerepgeo_lib.residuals import Residuals, compute_residuals
 from saerepgeo_lib.saes import check_fit, common_hook, load_sae, random_sae, wants_bos
-from saerepgeo_lib.structure import Groups, measure_spaces, structure_table
+from saerepgeo_lib.structure import Groups, groups_of, measure_spaces, structure_table
 from saerepgeo_lib.tokens import tokenize
 
 
@@ -108,16 +108,9 @@ def view_of(
             random = random_sae(autoencoders[label], l0=l0, generator=generator)
             values = encode(random, found.x).values.double().cpu().numpy()
             vectors[f"{randomized(label)} #{draw + 1}"] = values
-    prompts = [concept.prompts[int(p)] for p in found.prompt]
-    entities = concept.entities
-    frames = {f: i for i, f in enumerate(dict.fromkeys(p.frame or p.text for p in prompts))}
-    entity = [
-        entities.index(p.entity) if own and p.entity is not None else -1
-        for p, own in zip(prompts, found.entity.tolist(), strict=True)
-    ]
-    groups = Groups(np.array(entity), np.array([frames[p.frame or p.text] for p in prompts]))
+    groups = groups_of(found, concept)
     spaces = {label: space_of(x) for label, x in vectors.items()}
-    return View(vectors, spaces, groups, entities, words, len(frames))
+    return View(vectors, spaces, groups, concept.entities, words, int(groups.frame.max()) + 1)
 
 
 def overview(views: Mapping[str, View]) -> pd.DataFrame:

@@ -1,0 +1,260 @@
+"""Case 3 composed: from prompts to settings, and everything that is done to one of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from saerepgeo_lib import downstream, interventions
+from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE
+from saerepgeo_lib.decoding import to_residual
+from saerepgeo_lib.edits import Kind, Measure, Setting, edit, mse, setting_of
+from saerepgeo_lib.errors import UserError, choose
+from saerepgeo_lib.interventions import N_STEPS, OBJECTIVES, STEP, Path
+from saerepgeo_lib.latents import encode
+from saerepgeo_lib.local_representations import cluster_pca, space_of
+from saerepgeo_lib.noise_sweep import stream, workers
+from saerepgeo_lib.points import NotEstimable
+from saerepgeo_lib.prompts import Concept, names_in
+from saerepgeo_lib.residuals import Residuals, compute_residuals
+from saerepgeo_lib.saes import check_fit, common_hook, wants_bos
+from saerepgeo_lib.scaling import (
+    arrangement_scaling,
+    free_from,
+    least_mse,
+    over_groups,
+    uniform_scaling,
+)
+from saerepgeo_lib.structure import groups_of
+from saerepgeo_lib.tokens import Tokens, tokenize
+
+T = TypeVar("T")
+Grouping = Literal["clusters", "entities"]
+SHUFFLED, RANDOM = "separate, shuffled labels", "random direction"
+UP, DOWN = 1.5, 0.5  # how far separability alone is pushed
+DOWNSTREAM = ("separate", "gather", "reconstruct", f"push to x {UP:g}", f"push to x {DOWN:g}")
+Key = tuple[str, str]  # concept and SAE
+
+
+def check_parameters(
+    *, concept: str, grouping: str, min_cluster_size: int, mse_weight: float, step: float,
+    n_steps: int, n_bootstrap: int, n_groups: int, n_walks: int,
+) -> None:  # fmt: skip
+    """Refuse what the page could not use, before anything is loaded."""
+    if not names_in(concept):
+        raise UserError("concept is empty; name one, or several separated by commas")
+    choose("grouping", grouping, ("clusters", "entities"))
+    least = {"min_cluster_size": (min_cluster_size, 2), "mse_weight": (mse_weight, 0),
+             "n_steps": (n_steps, 2), "n_bootstrap": (n_bootstrap, 40), "n_groups": (n_groups, 3),
+             "n_walks": (n_walks, 1)}  # fmt: skip
+    for name, (value, bound) in least.items():
+        if not value >= bound:
+            raise UserError(f"{name} must be at least {bound}, got {value}")
+    if not 0 < step < float("inf"):
+        raise UserError(f"step must be a positive number, got {step}")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A concept's tokens before an SAE: where they are, and their residual."""
+
+    tokens: Tokens
+    residuals: Residuals
+    hook: str
+    frame: Int[np.ndarray, " tokens"]
+    entity: Int[np.ndarray, " tokens"]
+
+    @property
+    def prompt(self) -> Int[np.ndarray, " tokens"]:
+        """The prompt of each token."""
+        return self.residuals.prompt.cpu().numpy()
+
+    def fold(self, n_groups: int) -> Int[np.ndarray, " tokens"]:
+        """The frames dealt to at most `n_groups` groups."""
+        folds: np.ndarray = self.frame % min(n_groups, len(np.unique(self.frame)))
+        if len(np.unique(folds)) < 3:
+            raise UserError("intervals need prompts of at least 3 frames")
+        return folds
+
+
+def see(
+    model: Any,
+    autoencoders: Mapping[str, Any],
+    concept: Concept,
+    *,
+    grouping: Grouping = "clusters",
+) -> Seen:
+    """One forward pass. All content tokens for "clusters", the entities' tokens for "entities"."""
+    choose("grouping", grouping, ("clusters", "entities"))
+    for label, sae in autoencoders.items():
+        check_fit(sae, model.cfg.d_model, label)
+    coded = tokenize(
+        model.tokenizer, concept, n_ctx=model.cfg.n_ctx, prepend_bos=wants_bos(autoencoders)
+    )
+    hook = common_hook(autoencoders)
+    found = compute_residuals(model, coded, hook)
+    found = found.at("entity") if grouping == "entities" else found
+    groups = groups_of(found, concept)
+    return Seen(coded, found, hook, groups.frame, groups.entity)
+
+
+def setting(
+    sae: Any,
+    seen: Seen,
+    *,
+    grouping: Grouping = "clusters",
+    min_cluster_size: int = MIN_CLUSTER_SIZE,
+) -> Setting:
+    """The local representations: clusters of the SAE's latents as in Case 2, or the entities."""
+    x = seen.residuals.x
+    if choose("grouping", grouping, ("clusters", "entities")) == "entities":
+        return setting_of(sae, x, seen.entity)
+    codes = encode(sae, x).values.double().cpu().numpy()
+    return setting_of(sae, x, cluster_pca(space_of(codes), min_cluster_size=min_cluster_size))
+
+
+def for_each(settings: Mapping[Key, Setting], work: Callable[[Key, Setting], T]) -> dict[Key, T]:
+    """`work(key, setting)` for every setting, spread over the cores; with a progress bar."""
+    with workers() as pool:
+        done = pool.map(lambda item: work(*item), settings.items())
+        bar = tqdm(done, total=len(settings), unit="case", leave=False)
+        return dict(zip(settings, bar, strict=True))
+
+
+def table(results: Mapping[Key, pd.DataFrame | dict[str, Any]]) -> pd.DataFrame:
+    """The results of several cases in one table, with columns concept and SAE in front."""
+    parts = []
+    for (concept, sae), found in results.items():
+        part = pd.DataFrame([found]) if isinstance(found, dict) else found.copy()
+        part.insert(0, "concept", concept)
+        part.insert(1, "SAE", sae)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def shrinkage(here: Setting, fold: Int[np.ndarray, " tokens"]) -> dict[str, Any]:
+    """rho* of both scalings with its interval over frames, elasticities, and the free bound.
+
+    Keys rho*, low, high, p, n (all codes scaled; p of rho* = 1); the same with " outward" (clusters
+    moved outward); elasticity (all codes scaled), elasticity outward, steepest (along the steepest
+    ascent of AEDP, free), least MSE (ratio), free from.
+    """
+    laws = over_groups(
+        here,
+        lambda part: {
+            "": uniform_scaling(part).optimum, " outward": arrangement_scaling(part).optimum
+        },
+        fold,
+        null=1.0,
+    )  # fmt: skip
+    row: dict[str, Any] = {}
+    for suffix, found in laws.items():
+        if isinstance(found, NotEstimable):
+            raise UserError(f"rho* has no interval: {found}")
+        row[f"rho*{suffix}"] = found.value
+        row |= {f"{name}{suffix}": getattr(found, name) for name in ("low", "high", "p", "n")}
+    return row | {
+        "elasticity": uniform_scaling(here).elasticity,
+        "elasticity outward": arrangement_scaling(here).elasticity,
+        "steepest": interventions.steepest(here)[0],
+        "least MSE": least_mse(here) / here.mse,
+        "free from": free_from(here),
+    }
+
+
+def intervene_all(
+    here: Setting,
+    *,
+    kinds: Sequence[Kind] = ("free", "valid"),
+    mse_weight: float = 1.0,
+    measure: Measure = "own",
+    step: float = STEP,
+    n_steps: int = N_STEPS,
+    seed: int = 0,
+) -> list[Path]:
+    """Every objective and every control, for each kind of edit; no iterate is selected.
+
+    Objectives: those of `interventions.OBJECTIVES` ("reconstruct" is the control without
+    separability), and the push on separability alone to AEDP x 1.5 and x 0.5. Controls: a random
+    direction with the steps' lengths of "separate", and "separate" with shuffled labels
+    (its AEDP is that of the shuffled groups). Uniform scaling is exact: `scaling.uniform_scaling`.
+    """
+    options: dict[str, Any] = {"measure": measure, "step": step, "n_steps": n_steps}
+    paths: list[Path] = []
+    for kind in kinds:
+        for objective in OBJECTIVES:
+            paths.append(
+                interventions.intervene(
+                    here, objective, kind=kind, mse_weight=mse_weight, **options
+                )
+            )
+        pushes = [interventions.push(here, ratio, kind=kind) for ratio in (UP, DOWN)]
+        separated = paths[-len(OBJECTIVES)]
+        generator = stream(seed, "permutation")
+        mixed = interventions.shuffled(here, generator)
+        control = interventions.intervene(
+            mixed, "separate", kind=kind, mse_weight=mse_weight, **options
+        )
+        drawn = interventions.random_direction(here, separated, stream(seed, "noise"))
+        paths += [*pushes, drawn, _renamed(control, SHUFFLED)]
+    return paths
+
+
+def _renamed(path: Path, name: str) -> Path:
+    return type(path)(**{**path.__dict__, "name": name})
+
+
+def summary(here: Setting, paths: Sequence[Path]) -> pd.DataFrame:
+    """A row a path: name, kind, AEDP, MSE, z-scored (ratios), d_GW, L0, left, converged.
+
+    z-scored is the error of the authors' code at the same edit. The last two are None for paths
+    that optimise nothing.
+    """
+    rows = []
+    none = edit(here, torch.zeros_like(here.centroids))
+    scored = mse(here, none, "z-scored")
+    for path in paths:
+        row: dict[str, Any] = {
+            "path": path.name, "kind": path.kind, "AEDP": path.aedp, "MSE": path.mse
+        }  # fmt: skip
+        if path.name == SHUFFLED:
+            row |= {"z-scored": np.nan, "d_GW": np.nan, "L0": np.nan}
+        else:
+            edited = edit(here, path.shift, path.kind)
+            row["z-scored"] = (mse(here, edited, "z-scored") / scored).item()
+            row["d_GW"] = interventions.gw_distance(here, edited.centroids)
+            row["L0"] = (edited.codes() != 0).sum(1).double().mean().item()
+        run = isinstance(path, interventions.Run)
+        row["left"] = path.left if run else np.nan  # type: ignore[attr-defined]
+        row["converged"] = path.converged if run else None  # type: ignore[attr-defined]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def downstream_effects(
+    model: Any, sae: Any, seen: Seen, here: Setting, paths: Sequence[Path],
+    clean: Tensor, *, n_bootstrap: int = 1_000, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """The effect on the model of the SAE's own reconstruction, and of each path's.
+
+    Columns path, kind, AEDP, MSE, effect (mean over prompts; see `downstream.effect`), low, high
+    (95 %, prompts resampled).
+    """
+    rng = np.random.default_rng(seed)
+    none = Path("as encoded", "free", torch.zeros_like(here.centroids), pd.DataFrame(), 1.0, 1.0)
+    rows = []
+    for path in (none, *paths):
+        decoded = edit(here, path.shift, path.kind).decoded + here.decoder.bias
+        back = to_residual(sae, seen.residuals.x, decoded)
+        found = downstream.outputs(model, seen.tokens, seen.hook, seen.residuals, back)
+        values = downstream.effect(clean, found).cpu().numpy()
+        means = values[rng.integers(len(values), size=(n_bootstrap, len(values)))].mean(1)
+        low, high = np.quantile(means, (0.025, 0.975))
+        rows.append((path.name, path.kind, path.aedp, path.mse, values.mean(), low, high))
+    return pd.DataFrame(rows, columns=["path", "kind", "AEDP", "MSE", "effect", "low", "high"])
