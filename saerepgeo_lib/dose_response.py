@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saerepgeo_lib.arrangements import aedp
 from saerepgeo_lib.edits import Edited, Kind, Setting, edit, squared_errors
-from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.interventions import N_STEPS, STEP, gw_distance, least_mse_at, push
 from saerepgeo_lib.points import NotEstimable
 from saerepgeo_lib.scaling import free_from, mean_error, outward
@@ -38,6 +38,7 @@ def dose_response(
     prompt: Int[np.ndarray, " tokens"],
     *,
     doses: Sequence[float] = PAPER_DOSES,
+    paths: Sequence[str] = PATHS,
     step: float = STEP,
     n_steps: int = N_STEPS,
     n_bootstrap: int = 1_000,
@@ -51,8 +52,9 @@ def dose_response(
     `scaling.free_from` on). Columns path, dose, AEDP (ratio reached), MSE (ratio to the unedited
     code), low, high, change (MSE over that at dose 1 of the same path, minus 1), change low,
     change high, p (two-sided: no change), prompts (their number), z-scored (ratio of the
-    authors' error), d_GW (to the residual's arrangement), L0. Intervals are percentiles over
-    prompts, resampled with the edits held fixed.
+    authors' error), d_GW (to the residual's arrangement), L0, left (of an optimisation, see
+    `interventions.Run`). Intervals are percentiles over prompts, resampled with the edits held
+    fixed: they do not cover the optimisation.
     """
     doses = check_doses(doses)
     unedited = edit(setting, torch.zeros_like(setting.centroids))
@@ -66,11 +68,13 @@ def dose_response(
         sums: np.ndarray = draws @ np.bincount(prompt, errors.cpu().numpy())
         return sums
 
+    for path in paths:
+        choose("path", path, PATHS)
     rows = []
-    for path in PATHS:
+    for path in paths:
         responses = {}
         for dose in doses:
-            edited, known = edited_at(setting, path, dose, step=step, n_steps=n_steps)
+            edited, known, left = edited_at(setting, path, dose, step=step, n_steps=n_steps)
             after = squared_errors(setting, edited)
             authors = squared_errors(setting, edited, "z-scored").sum() / scored.sum()
             ratio = aedp(edited.centroids).item() / setting.aedp if known is None else known
@@ -78,9 +82,9 @@ def dose_response(
             gw = gw_distance(setting, edited.centroids) if known is None else np.nan
             l0 = (edited.codes() != 0).sum(1).double().mean().item() if known is None else np.nan
             scored_ratio = authors.item() if known is None else np.nan
-            responses[dose] = (after, ratio, scored_ratio, gw, l0)
+            responses[dose] = (after, ratio, scored_ratio, gw, l0, left)
         base = responses[1.0][0]
-        for dose, (after, ratio, scored_ratio, gw, l0) in responses.items():
+        for dose, (after, ratio, *others) in responses.items():
             low, high = np.quantile(resampled(after) / resampled(before), (0.025, 0.975))
             changes = resampled(after) / resampled(base) - 1
             tail = min((changes <= 0).mean(), (changes >= 0).mean())
@@ -88,29 +92,29 @@ def dose_response(
             rows.append(
                 (path, dose, ratio, (after.sum() / before.sum()).item(), low, high,
                  (after.sum() / base.sum()).item() - 1, *np.quantile(changes, (0.025, 0.975)), p,
-                 number, scored_ratio, gw, l0)
+                 number, *others)
             )  # fmt: skip
     columns = ["path", "dose", "AEDP", "MSE", "low", "high", "change", "change low",
-               "change high", "p", "prompts", "z-scored", "d_GW", "L0"]  # fmt: skip
+               "change high", "p", "prompts", "z-scored", "d_GW", "L0", "left"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
 def edited_at(
     setting: Setting, path: str, dose: float, *, step: float = STEP, n_steps: int = N_STEPS
-) -> tuple[Edited, float | None]:
-    """The edit at a dose of a path; and its ratio of AEDP if that is the dose by a theorem."""
+) -> tuple[Edited, float | None, float]:
+    """The edit at a dose of a path; its ratio of AEDP if that is the dose by a theorem; `left`."""
     if path == UNIFORM:
-        return _scaled(setting, dose), None
+        return _scaled(setting, dose), None, np.nan
     if path == ARRANGEMENT:
-        return edit(setting, (dose - 1) * outward(setting)), None
+        return edit(setting, (dose - 1) * outward(setting)), None, np.nan
     for kind in ("free", "valid"):
         if path == PUSH[kind]:
-            return edit(setting, push(setting, dose, kind=kind).shift, kind), None
+            return edit(setting, push(setting, dose, kind=kind).shift, kind), None, np.nan
     if path == LEAST["free"] and dose >= free_from(setting):
-        return _corrected(setting), dose
-    kind: Kind = "free" if path == LEAST["free"] else "valid"
-    run = least_mse_at(setting, dose, kind=kind, step=step, n_steps=n_steps)
-    return edit(setting, run.shift, kind), None
+        return _corrected(setting), dose, np.nan
+    least: Kind = "free" if path == LEAST["free"] else "valid"
+    run = least_mse_at(setting, dose, kind=least, step=step, n_steps=n_steps)
+    return edit(setting, run.shift, least), None, run.left
 
 
 def _scaled(setting: Setting, dose: float) -> Edited:

@@ -1,6 +1,7 @@
 """Case 3's verdict: does separability cause reconstruction, for which autoencoders, and why."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,39 +11,65 @@ from saerepgeo_lib.claims import Claim, Verdict
 from saerepgeo_lib.dose_response import LEAST, PUSH
 from saerepgeo_lib.statistics import Estimate, correlation, mean_estimate
 
+_OFF_DOSE = 0.05
+
 
 def judge_paths(responses: pd.DataFrame) -> list[Claim]:
     """Does the error fall as separability rises: pushed, and at the least error within reach?
 
     `responses`: rows of `dose_response` with columns concept and SAE. A claim holds for a case if
     the error is below that at dose 1, beyond chance (95 % interval over prompts), at every dose
-    above 1; in part if at some. Its numbers are those of the first dose above 1.
+    above 1; in part if at some. It cannot be tested where an edit missed its dose by more than
+    5 %. Its numbers are those of the first dose above 1.
     """
     subjects = {"case3-separability-helps": PUSH["valid"], "case3-own-effect": LEAST["valid"]}
     claims = []
     for claim, path in subjects.items():
         part = responses[(responses["path"] == path) & (responses["dose"] > 1)]
         for (concept, sae), case in part.groupby(["concept", "SAE"], sort=False):
-            lower = [row["change high"] < 0 for row in case.to_dict("records")]
+            lower = case["change high"] < 0
             verdict: Verdict = "does not hold"
-            if any(lower):
-                verdict = "holds" if all(lower) else "holds in part"
+            if lower.any():
+                verdict = "holds" if lower.all() else "holds in part"
+            if ((case["AEDP"] / case["dose"] - 1).abs() > _OFF_DOSE).any():
+                verdict = "cannot be tested here"
             first = case.iloc[0]
-            found = Estimate(
-                first["change"], first["change low"], first["change high"], first["p"],
-                int(first["prompts"]),
-            )  # fmt: skip
             statistic = f"change of MSE at AEDP x {first['dose']:g}, {path}"
-            claims.append(Claim.of(claim, f"{concept}: {sae}", statistic, found, verdict))
+            claims.append(Claim.of(claim, f"{concept}: {sae}", statistic, _change(first), verdict))
     return claims
 
 
-def judge_shrinkage(shrinkage: pd.DataFrame) -> list[Claim]:
+def judge_correlations(correlations: pd.DataFrame) -> list[Claim]:
+    """Is the correlation of AEDP and error negative beyond chance, along valid pushes?
+
+    `correlations`: `dose_response.correlations`. Pearson, pooled within cases by SAE and over all.
+    """
+    pushed = correlations[
+        correlations["over"].isin(["SAE", "all"])
+        & (correlations["path"] == PUSH["valid"])
+        & (correlations["method"] == "pearson")
+    ]
+    claims = []
+    for row in pushed.to_dict("records"):
+        found = Estimate(row["r"], row["low"], row["high"], row["p"], int(row["n"]))
+        subject = "all" if row["over"] == "all" else row["SAE"]
+        statistic = f"Pearson r of AEDP and MSE, {row['path']}"
+        claims.append(Claim.of("case3-correlation", subject, statistic, found, _negative(found)))
+    return claims
+
+
+def _negative(found: Estimate) -> Verdict:
+    return "holds" if found.high < 0 and found.p <= 0.05 else "does not hold"
+
+
+def judge_shrinkage(shrinkage: pd.DataFrame, unshrunk: pd.DataFrame) -> list[Claim]:
     """Does each autoencoder shrink; and does that explain the effect of a push?
 
-    `shrinkage`: rows of `separability.shrinkage` with columns concept and SAE. The second claim
-    holds if elasticities along the gradient and by the theorem agree in sign in all cases
-    whose rho* differs from 1 beyond chance, and correlate beyond chance.
+    `shrinkage`: rows of `separability.shrinkage`, `unshrunk`: rows of `dose_response` with the
+    shrinkage taken away (`scaling.unshrunk`), both with columns concept and SAE. That it explains
+    the effect holds over all cases if elasticities along the gradient and by the theorem correlate
+    beyond chance, and agree in sign wherever rho* differs from 1 beyond chance; and in a case, if
+    without shrinkage a valid push to the first dose above 1 raises the error beyond chance.
     """
     claims = []
     for row in shrinkage.to_dict("records"):
@@ -63,7 +90,20 @@ def judge_shrinkage(shrinkage: pd.DataFrame) -> list[Claim]:
                 found, explained,
             )
         )  # fmt: skip
+    part = unshrunk[(unshrunk["path"] == PUSH["valid"]) & (unshrunk["dose"] > 1)]
+    for (concept, sae), case in part.groupby(["concept", "SAE"], sort=False):
+        first = case.iloc[0]
+        rises: Verdict = "holds" if first["change low"] > 0 else "does not hold"
+        statistic = f"change of MSE at AEDP x {first['dose']:g}, shrinkage taken away"
+        claims.append(
+            Claim.of("case3-explained", f"{concept}: {sae}", statistic, _change(first), rises)
+        )
     return claims
+
+
+def _change(row: pd.Series) -> Estimate:
+    n = int(row["prompts"])
+    return Estimate(row["change"], row["change low"], row["change high"], row["p"], n)
 
 
 def judge_walks(walks: pd.DataFrame) -> list[Claim]:
@@ -77,10 +117,11 @@ def judge_walks(walks: pd.DataFrame) -> list[Claim]:
         if len(values) < 2:
             continue
         found = mean_estimate(values)
-        verdict: Verdict = "holds" if found.high < 0 and found.p <= 0.05 else "does not hold"
+        low, high = np.clip([found.low, found.high], -1, 1)  # Student's interval may leave [-1, 1]
+        found = replace(found, low=float(low), high=float(high))
         claims.append(
             Claim.of("case3-artefact", f"{label}: error {measure}", "mean Spearman within walks",
-                     found, verdict)
+                     found, _negative(found))
         )  # fmt: skip
     return claims
 
@@ -115,11 +156,20 @@ def _range(values: pd.Series) -> str:
 
 
 def answer_text(
-    shrinkage: pd.DataFrame, responses: pd.DataFrame, walks: pd.DataFrame, random_label: str
-) -> str:
+    shrinkage: pd.DataFrame, responses: pd.DataFrame, unshrunk: pd.DataFrame,
+    walks: pd.DataFrame, *, random_label: str,
+) -> str:  # fmt: skip
     """The answer in words (Markdown), every number from the run."""
     pushed = responses[(responses["path"] == PUSH["valid"]) & (responses["dose"] > 1)]
-    lines = []
+    claims = judge_paths(responses)
+    tested = [c.verdict for c in claims if c.id == "case3-separability-helps"]
+    lines = [
+        f"**Over {len(tested)} cases (SAE and concept) the claim holds in {tested.count('holds')}, "
+        f"holds in part in {tested.count('holds in part')}, does not hold in "
+        f"{tested.count('does not hold')}, cannot be tested in "
+        f"{tested.count('cannot be tested here')}.**",
+        "",
+    ]
     for sae, part in pushed.groupby("SAE", sort=False):
         own = shrinkage[shrinkage["SAE"] == sae]
         cases = [c["change high"] < 0 for _, c in part.groupby("concept", sort=False)]
@@ -141,6 +191,13 @@ def answer_text(
         "- **Separability as such decides nothing.** Among free edits the same least error, "
         f"{_range(trained['least MSE'])} of the unedited one, is within reach at every "
         f"separability from AEDP x {_range(trained['free from'])} on (by concept and SAE)."
+    )
+    helped = [c for c in judge_shrinkage(shrinkage, unshrunk) if c.subject != "all cases"]
+    helped = [c for c in helped if c.id == "case3-explained"]
+    lines.append(
+        "- **Shrinkage explains what effect there is.** Take it away (decoder times rho*) and "
+        f"the same push to more separability raises the error in "
+        f"{sum(c.verdict == 'holds' for c in helped)} of {len(helped)} cases."
     )
     r = walks[walks["label"] == random_label].groupby("measure")["r"].median()
     lines.append(

@@ -21,10 +21,10 @@ from saerepgeo_lib.scaling import outward
 
 Objective = Literal["separate", "gather", "gromov_wasserstein", "reconstruct"]
 OBJECTIVES: tuple[Objective, ...] = ("separate", "gather", "gromov_wasserstein", "reconstruct")
-STEP, N_STEPS = 0.2, 100
+STEP, N_STEPS = 0.2, 80
 _CONVERGED = 0.01  # share of the whole improvement that the second half of the steps may bring
 _REFRESH = 10  # steps between two solutions for the coupling, or two updates of the multiplier
-_GATHERED = 0.01  # ratio of AEDP below which there is no further pull: log AEDP has no least value
+_GATHERED = 0.01  # ratio of AEDP below which nothing pulls: log AEDP has no least value
 _PENALTY = 10.0  # of the squared deviation of log AEDP from a dose
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # of AEDP ratio, MSE ratio, centroids, step
@@ -74,8 +74,9 @@ def intervene(
 ) -> Run:
     """Minimise an objective over the clusters' shifts, by Adam from the unedited code.
 
-    "separate" and "gather": -+ log AEDP (gathered to a ratio of 0.01 at most); "gromov_wasserstein": d_GW between the centroids of
-    residual and latents, each in units of its AEDP before the edit; each with `mse_weight` times
+    "separate" and "gather": -+ log AEDP (gathered to a ratio of 0.01 at most);
+    "gromov_wasserstein": d_GW between the centroids of residual and latents, each in units of its
+    AEDP before the edit; each with `mse_weight` times
     the MSE ratio. "reconstruct": the MSE ratio alone. A coordinate of a shift moves by about
     `step` * AEDP_0 / sqrt(features) at first; the rate falls to 0 along a cosine.
     Raises UserError for a negative weight, or a step or number of steps that is not positive.

@@ -56,7 +56,8 @@ def plot_paths(
             ax.set_ylim(*_MSE)
             ax.set_xticks([0.5, 1, 2], ["0.5", "1", "2"])
             ax.minorticks_off()
-    figure.supxlabel("AEDP, over the unedited code's", fontsize=11)
+    for ax in axes[-1]:
+        ax.set_xlabel("AEDP ratio")
     figure.supylabel("MSE, over the unedited code's", fontsize=11)
     handles = [Line2D([], [], color="0.7", lw=4, label="all codes scaled")]
     handles += [
@@ -95,7 +96,8 @@ def plot_doses(responses: pd.DataFrame, paths: Sequence[str]) -> Figure:
             ax.axhline(1, color="0.6", lw=0.8)
             ax.axvline(1, color="0.6", lw=0.8)
             ax.set_title(f"{sae}: {path}", fontsize=10)
-    figure.supxlabel("AEDP, over the unedited code's", fontsize=11)
+    for ax in axes[-1]:
+        ax.set_xlabel("AEDP ratio")
     figure.supylabel("MSE, over the unedited code's", fontsize=11)
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
@@ -105,7 +107,7 @@ def plot_doses(responses: pd.DataFrame, paths: Sequence[str]) -> Figure:
 def plot_optima(shrinkage: pd.DataFrame) -> Figure:
     """rho* of each case with its 95 % interval over frames, grouped by SAE."""
     saes = list(dict.fromkeys(shrinkage["SAE"]))
-    figure = Figure(figsize=(6.6, 0.5 * len(shrinkage) + 1.6), layout="constrained")
+    figure = Figure(figsize=(6.6, 0.3 * len(shrinkage) + 1.8), layout="constrained")
     ax = figure.subplots()
     looks, ticks, place = looks_of(saes), [], 0.0
     for sae in saes:

@@ -2,7 +2,8 @@
 
 Scale codes about their mean, z' = mu + rho (z - mu), or only their arrangement,
 z' = z + (rho - 1) (c_k - mu). Either way AEDP is multiplied by rho, the decoded code moves by
-(rho - 1) V with V fixed, and so MSE(rho) = floor + curvature (rho - rho*)^2, rho* = 1 + <error, V> / |V|^2.
+(rho - 1) V with V fixed, and so
+MSE(rho) = floor + curvature (rho - rho*)^2 with rho* = 1 + <error, V> / |V|^2.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,6 +49,17 @@ def uniform_scaling(setting: Setting) -> ScalingLaw:
 def arrangement_scaling(setting: Setting) -> ScalingLaw:
     """Each cluster moves, as it is, away from the mean code of the clustered tokens."""
     return _law(setting, setting.spread(outward(setting) @ setting.decoder.weight))
+
+
+def unshrunk(setting: Setting) -> Setting:
+    """The same codes before a decoder whose directions are multiplied by rho*, about the mean code.
+
+    For it rho* is 1: shrinkage is taken away, and nothing else.
+    """
+    factor, old = uniform_scaling(setting).optimum, setting.decoder
+    bias = old.bias + (1 - factor) * setting.decoded.mean(0)
+    decoder = replace(old, weight=factor * old.weight, bias=bias, total=factor * old.total)
+    return replace(setting, decoder=decoder)
 
 
 def outward(setting: Setting) -> Float[Tensor, "clusters active"]:

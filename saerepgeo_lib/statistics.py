@@ -144,8 +144,9 @@ def correlation_within(
     rng = np.random.default_rng(random_state)
 
     def pooled(draw: Any) -> np.ndarray:
-        drawn = [draw(x, y) for x, y in pairs]
-        return _pearson(*(np.concatenate(part, axis=-1) for part in zip(*drawn, strict=True)), -1)
+        xs, ys = zip(*(draw(x, y) for x, y in pairs), strict=True)
+        found: np.ndarray = _pearson(np.concatenate(xs, axis=-1), np.concatenate(ys, axis=-1), -1)
+        return found
 
     def permute(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         many = np.broadcast_to(y, (n_resamples, len(y)))
