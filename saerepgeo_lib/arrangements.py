@@ -11,7 +11,7 @@ import numpy as np
 import ot
 import torch
 from jaxtyping import Float
-from scipy.optimize import quadratic_assignment
+from scipy.optimize import linear_sum_assignment, quadratic_assignment
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree, shortest_path
 from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist, squareform
@@ -155,9 +155,9 @@ def gw_coupling(
     """A coupling of least cost (see `gromov_wasserstein`).
 
     For Euclidean distances the objective is concave, so that a corner of the couplings is optimal:
-    for k = m a pairing. Tried are POT's conditional gradient from the product coupling, if given
-    `start` and the conditional gradient from there, and if k = m `n_starts` random pairings
-    improved by exchanges (scipy's "2opt").
+    for k = m a pairing. Tried are POT's conditional gradient from the product coupling, and if
+    k = m `n_starts` random pairings improved by exchanges (scipy's "2opt"); if given, also `start`,
+    the conditional gradient from there, and its pairing improved by exchanges.
     """
     for x in (a, b):
         _check_tensor("Gromov-Wasserstein", x)
@@ -170,10 +170,10 @@ def gw_coupling(
     ]
     if len(a) == len(b):
         rng = np.random.default_rng(random_state)
-        for _ in range(n_starts):
-            found = quadratic_assignment(
-                c1, c2, method="2opt", options={"maximize": True, "rng": rng}
-            )
+        guesses = [np.stack(linear_sum_assignment(g, maximize=True), axis=1) for g in known]
+        for guess in (*guesses, *[None] * n_starts):
+            options = {"maximize": True, "rng": rng, "partial_guess": guess}
+            found = quadratic_assignment(c1, c2, method="2opt", options=options)
             candidates.append(np.eye(len(b))[found.col_ind] / len(b))
     return torch.from_numpy(max(candidates, key=lambda t: ((c1 @ t @ c2) * t).sum())).to(a)
 

@@ -143,10 +143,9 @@ def correlation_within(
     pairs = [(x - x.mean(), y - y.mean()) for x, y in pairs]
     rng = np.random.default_rng(random_state)
 
-    def pooled(draw: Any) -> np.ndarray:
+    def pooled(draw: Any) -> Any:
         xs, ys = zip(*(draw(x, y) for x, y in pairs), strict=True)
-        found: np.ndarray = _pearson(np.concatenate(xs, axis=-1), np.concatenate(ys, axis=-1), -1)
-        return found
+        return _pearson(np.concatenate(xs, axis=-1), np.concatenate(ys, axis=-1), -1)
 
     def permute(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         many = np.broadcast_to(y, (n_resamples, len(y)))
@@ -154,7 +153,8 @@ def correlation_within(
 
     def resample(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = rng.integers(len(x), size=(n_resamples, len(x)))
-        return tuple(v[rows] - v[rows].mean(1, keepdims=True) for v in (x, y))
+        a, b = (v[rows] - v[rows].mean(1, keepdims=True) for v in (x, y))
+        return a, b
 
     value = float(pooled(lambda x, y: (x, y)))
     null = np.append(np.abs(pooled(permute)), abs(value))
