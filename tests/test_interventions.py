@@ -97,6 +97,13 @@ def test_a_push_follows_separability_alone_to_its_dose(kind):
     )
 
 
+def test_two_clusters_always_have_the_same_arrangement():
+    setting = random_setting(k=2)
+    assert interventions.gw_distance(setting) == pytest.approx(0, abs=1e-12)
+    run = intervene(setting, "gromov_wasserstein", n_steps=60)
+    assert run.mse < 1
+
+
 def test_a_push_on_a_simplex_is_the_scaling_of_the_theorem():
     setting = simplex_setting()
     law = scaling.arrangement_scaling(setting)
