@@ -262,7 +262,7 @@ simplex[["n each", "radius", "ambient", "mean", "predicted"]].style.hide(axis="i
 
 # %% [markdown]
 # So a higher AEDP may mean wider clusters, not more separate ones. That is why the cases divide by
-# the radius of the space, and why Case 3 asks about an *intervention*.
+# the radius of the space, and why [Case 3](intervention.ipynb) asks about an *intervention*.
 #
 # ### Two correlations made of nothing
 #
@@ -415,12 +415,10 @@ covered.style.format({"rate": "{:.1%}", "low": "{:.1%}", "high": "{:.1%}"}).hide
 # | MSTW | [2](representation_structure.ipynb) | `arrangements.mst_weight` | [separability](#separability-aedp-and-mstw) |
 # | AGD | [2](representation_structure.ipynb) | `arrangements.mean_geodesic_distance` | [geodesic distance](#geodesic-distance-agd) |
 # | Procrustes disparity and p | [2](representation_structure.ipynb) | `arrangements.procrustes_disparity`, `arrangements.procrustes_test` | [Procrustes](#procrustes), [false positives](#false-positives) |
-# | AEDP | 3 | `arrangements.aedp` | [separability](#separability-aedp-and-mstw) |
-# | Gromov-Wasserstein | 3 | `arrangements.gromov_wasserstein` | [Gromov-Wasserstein](#gromov-wasserstein) |
-# | Correlation, its interval and p | 3 | `statistics.correlation` | [false positives](#false-positives), [intervals](#intervals) |
+# | AEDP | [3](intervention.ipynb) | `arrangements.aedp` | [separability](#separability-aedp-and-mstw) |
+# | Gromov-Wasserstein | [3](intervention.ipynb) | `arrangements.gromov_wasserstein` | [Gromov-Wasserstein](#gromov-wasserstein) |
+# | Correlation, its interval and p | [3](intervention.ipynb) | `statistics.correlation` | [false positives](#false-positives), [intervals](#intervals) |
 # | AUC, its interval and p | [ablation](rank_rule_ablation.ipynb) | `statistics.auc`, `statistics.stratified_auc` | [false positives](#false-positives), [intervals](#intervals) |
-#
-# The page of Case 3 is not written yet; its estimators are ready and calibrated here.
 #
 # ## Summary
 #

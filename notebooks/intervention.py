@@ -261,8 +261,8 @@ display(
     Markdown(
         f"Over the {len(law)} cases the elasticity along the gradient and the theorem's correlate with "
         f"r = {agreement:.3f}; they differ by {largest:.2f} at most. "
-        "The two directions nearly coincide: AEDP rises fastest when the clusters move away from their middle. So what "
-        "a push on separability does to the error is, in sign and size, what shrinkage predicts."
+        "If they agree, what a push on separability does to the error is, in sign and size, what shrinkage predicts. "
+        "They can agree because AEDP rises fastest when the clusters move away from their middle, or nearly so."
     )
 )
 
@@ -300,7 +300,7 @@ law[law["SAE"] != NOTHING][["concept", "SAE", "least MSE", "free from"]].style.f
 
 # %% [markdown]
 # *Least MSE* is the share of the error that no free edit removes, *free from* is $\rho_0$: from this ratio of AEDP on, every degree of
-# separability goes with the same least error. Most of the error that an edit removes is the clusters' mean error, which
+# separability goes with the same least error. What a free edit removes is the clusters' mean error, and that
 # has nothing to do with distances.
 #
 # ## Every objective, every control
@@ -310,7 +310,7 @@ law[law["SAE"] != NOTHING][["concept", "SAE", "least MSE", "free from"]].style.f
 # residual stream; MSE counts relative to the unedited code, so that $\lambda$ means the same for every model. *Separability only*
 # follows the gradient of AEDP alone, up to 1.5 and down to 0.5.
 
-# %% mystnb={"image": {"alt": "In the book's run, months: error against separability for two SAEs, free and valid edits. From the unedited code, objectives with an error term fall to lower errors whether they separate or gather; pushes on separability alone follow the parabola of uniform scaling, upward on both sides for the TopK SAE, with a dip right of 1 for the L1 SAE; random directions rise.", "classes": "dark-light"}, "figure": {"caption": "Error against separability along every path, first concept; circle: the unedited code; points: the last iterates. Any separability goes with low and with high errors: what decides is the direction.", "name": "paths"}}
+# %% mystnb={"image": {"alt": "In the book's run, months: error against separability for two SAEs, free and valid edits. From the unedited code, objectives with an error term fall to lower errors whether they separate or gather; pushes on separability alone follow the parabola of uniform scaling, upward on both sides for the TopK SAE, with a dip right of 1 for the L1 SAE; random directions rise.", "classes": "dark-light"}, "figure": {"caption": "Error against separability along every path, first concept; circle: the unedited code; points: the last iterates. In the book's run any separability goes with low and with high errors: what decides is the direction.", "name": "paths"}}
 plots_intervention.plot_paths(
     {label: paths[names[0], label] for label in sparse},
     {label: scaling.uniform_scaling(settings[names[0], label]) for label in sparse},
@@ -330,7 +330,7 @@ summary[(summary["concept"] == names[0]) & (summary["SAE"] == sparse[0])].drop(
 ).style.format(precision=3, na_rep="–").hide(axis="index")
 
 # %% [markdown]
-# Read *separate* against *gather*: both carry the error term, and both lower the error, one with more and one with less
+# Read *separate* against *gather*: both carry the error term, and in the book's run both lower the error, one with more and one with less
 # separability. A correlation along one of them alone would be mistaken for an effect of separability; it is the effect of $\lambda\,\mathrm{MSE}$.
 # *left* is the share of the whole improvement that came in the second half of the steps: at most 1 % counts as converged.
 # Free *separate* cannot converge, since AEDP grows without bound at no cost. With *shuffled labels* AEDP is that of the shuffled groups.
@@ -348,7 +348,7 @@ summary.style.format(precision=3, na_rep="–").hide(axis="index")
 # the gradient of AEDP; *least error* is the least that is found at this dose. Bands cover the choice of
 # prompts (95 %, the edit held fixed).
 
-# %% mystnb={"image": {"alt": "In the book's run: error against dose for two SAEs, three concepts. Pushed, both SAEs have a valley: at 1 for TopK, right of 1 for L1. The least error of free edits falls to a floor and stays flat. The least error of valid edits has its valley at 1 for TopK and near 1.2 for L1.", "classes": "dark-light"}, "figure": {"caption": "The error at a set separability. A causal effect of separability as such would be a falling line; there are valleys, and floors.", "name": "doses"}}
+# %% mystnb={"image": {"alt": "In the book's run: error against dose for two SAEs, three concepts. Pushed, both SAEs have a valley: at 1 for TopK, right of 1 for L1. The least error of free edits falls to a floor and stays flat. The least error of valid edits has its valley at 1 for TopK and near 1.2 for L1.", "classes": "dark-light"}, "figure": {"caption": "The error at a set separability. A causal effect of separability as such would be a falling line; in the book's run there are valleys, and floors.", "name": "doses"}}
 plots_intervention.plot_doses(
     responses,
     [dose_response.PUSH["valid"], dose_response.LEAST["free"], dose_response.LEAST["valid"]],
@@ -370,7 +370,7 @@ related[(related["over"].isin(["SAE", "all"])) & (related["method"] == "pearson"
 # residual token by token `[authors' code]`: codes for which no SAE was trained. Below, clusters take such random walks (ten iterates, all kept), and
 # both errors are read off: on the trained models, and on a random model with a random SAE.
 
-# %% mystnb={"image": {"alt": "In the book's run: random walks. Against separability the SAE's own error rises in every walk, on trained and on random models; the authors' z-scored error falls in nearly every walk, on the random model as well.", "classes": "dark-light"}, "figure": {"caption": "Random walks of the clusters, one line each. The SAE's own error rises while the z-scored one falls, with and without learning.", "name": "walks"}}
+# %% mystnb={"image": {"alt": "In the book's run: random walks. Against separability the SAE's own error rises in every walk, on trained and on random models; the authors' z-scored error falls in nearly every walk, on the random model as well.", "classes": "dark-light"}, "figure": {"caption": "Random walks of the clusters, one line each. In the book's run the SAE's own error rises while the z-scored one falls, with and without learning.", "name": "walks"}}
 plots_intervention.plot_walks(walk)
 
 # %%
@@ -380,7 +380,7 @@ spearman.style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
 # The table holds the Spearman correlation of AEDP and error within a walk. Why does the z-scored error fall? Standardising divides a sparse code by its
-# small standard deviation, so that its decoded part is several times too large (*overshoot*, the factor by which it should be
+# small standard deviation, which can make its decoded part several times too large (*overshoot*, the factor by which it should be
 # divided to reconstruct best). Noise of any kind raises the standard deviation, and so lowers the overshoot. That is a property of the measure, not of the
 # representation. The direction of a walk has no bearing on it, and AEDP grows along any random walk.
 #

@@ -6,6 +6,8 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes -> latents -> 
 -> noise_sweep -> points, statistics, claims -> stratification (Case 1)
 -> dimension, clusters -> arrangements (estimators of Cases 2 and 3)
 -> local_representations -> structure, structure_verdict, structure_table (Case 2)
+-> decoding -> edits -> scaling, interventions -> dose_response, random_walk, downstream
+-> intervention_verdict, separability (Case 3)
 -> synthetic, theory -> calibration, calibration_arrangements, error_rates, ablation
 (estimators against known answers)
 -> records -> plots, plots_* -> notebooks, runner, book, cli
