@@ -27,6 +27,7 @@ Kind = Literal["free", "valid"]
 Measure = Literal["own", "z-scored"]
 Shift = Float[Tensor, "clusters active"]
 MIN_SPREAD = 1e-12
+RANK_TOLERANCE = 3e-5  # of singular values of the decoder, over the largest: float32 weights
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Setting:
     @cached_property
     def inverse(self) -> Float[Tensor, "d active"]:
         """Pseudo-inverse of the decoder on the active features: the shortest code for a change."""
-        return torch.linalg.pinv(self.decoder.weight)
+        return torch.linalg.pinv(self.decoder.weight, rtol=RANK_TOLERANCE)
 
     @cached_property
     def single(self) -> "Setting":

@@ -23,9 +23,12 @@ def random_walk(
     *,
     scale: float = 1.0,
     n_iterates: int = N_ITERATES,
+    together: bool = False,
     generator: torch.Generator,
 ) -> pd.DataFrame:
     """Add Gaussian noise to every cluster's shift, step after step; all iterates are returned.
+
+    With `together` all clusters take the same steps, so that separability does not change at all.
 
     A step is `scale` / 10 * AEDP_0 long in the root mean square over clusters (the authors' own
     length is not known). Columns iterate, AEDP (ratio), own and z-scored (the two errors).
@@ -39,6 +42,7 @@ def random_walk(
     rows = []
     for iterate in range(n_iterates):
         noise = torch.randn(shift.shape, generator=generator, dtype=torch.float64)
+        noise = noise[:1].expand_as(noise) if together else noise
         shift = shift + length * noise.to(shift)
         edited = edit(setting, shift)
         errors = [mse(setting, edited, measure).item() for measure in MEASURES]
@@ -49,6 +53,9 @@ def random_walk(
 def walks(setting: Setting, *, n_walks: int = 5, seed: int = 0) -> pd.DataFrame:
     """Independent walks, with the scale factors of the paper in turn: columns of `random_walk`,
     walk, scale, and overshoot (of the standardised codes before any edit).
+
+    Two more columns compare a further walk of scale 1 with one in which all clusters move together:
+    z-scored error at the end over that at the start, "apart" and "together".
     """
     parts = []
     for number in range(n_walks):
@@ -56,7 +63,12 @@ def walks(setting: Setting, *, n_walks: int = 5, seed: int = 0) -> pd.DataFrame:
         generator = stream(child_seed(seed, number), "noise")
         found = random_walk(setting, scale=scale, generator=generator)
         parts.append(found.assign(walk=number, scale=scale))
-    return pd.concat(parts, ignore_index=True).assign(overshoot=overshoot(setting))
+    found = pd.concat(parts, ignore_index=True).assign(overshoot=overshoot(setting))
+    for column, together in (("apart", False), ("together", True)):
+        generator = stream(child_seed(seed, n_walks), "noise")
+        walk = random_walk(setting, together=together, generator=generator)["z-scored"]
+        found[column] = walk.iloc[-1] / walk.iloc[0]
+    return found
 
 
 def overshoot(setting: Setting) -> float:
@@ -71,14 +83,15 @@ def within_walks(found: pd.DataFrame) -> pd.DataFrame:
     """Spearman correlation of AEDP and each error within each walk.
 
     `found`: rows of `walks` with columns concept and SAE. Columns concept, label (the SAE), walk,
-    measure, r, overshoot.
+    measure, r, overshoot, apart, together.
     """
     rows = []
+    kept = ["overshoot", "apart", "together"]
     for (concept, label, number), walk in found.groupby(["concept", "SAE", "walk"], sort=False):
         for measure in MEASURES:
             r = float(walk["AEDP"].corr(walk[measure], method="spearman"))
-            rows.append((concept, label, number, measure, r, walk["overshoot"].iloc[0]))
-    return pd.DataFrame(rows, columns=["concept", "label", "walk", "measure", "r", "overshoot"])
+            rows.append((concept, label, number, measure, r, *walk[kept].iloc[0]))
+    return pd.DataFrame(rows, columns=["concept", "label", "walk", "measure", "r", *kept])
 
 
 def medians(within: pd.DataFrame) -> pd.DataFrame:
@@ -90,5 +103,5 @@ def medians(within: pd.DataFrame) -> pd.DataFrame:
             r = part.loc[part["measure"] == measure, "r"]
             row |= {f"{measure}: median r": r.median(), f"{measure}: least": r.min(),
                     f"{measure}: largest": r.max()}  # fmt: skip
-        rows.append(row | {"overshoot": part["overshoot"].median()})
+        rows.append(row | part[["overshoot", "apart", "together"]].median().to_dict())
     return pd.DataFrame(rows)

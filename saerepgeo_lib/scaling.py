@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saerepgeo_lib.edits import Setting
+from saerepgeo_lib.edits import RANK_TOLERANCE, Setting
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.points import NotEstimable
 from saerepgeo_lib.statistics import Estimate, jackknife
@@ -31,6 +31,16 @@ class ScalingLaw:
     def mse(self, ratio: float) -> float:
         """Mean squared error at AEDP' / AEDP = ratio."""
         return self.floor + self.curvature * (ratio - self.optimum) ** 2
+
+    @property
+    def helps_up_to(self) -> float:
+        """The ratio up to which more separability lowers the error; 1 if it never does."""
+        return max(1.0, 2 * self.optimum - 1)
+
+    @property
+    def gain(self) -> float:
+        """Share of the error that the best more separable code saves; 0 if none does."""
+        return 1 - self.floor / self.mse(1) if self.optimum > 1 else 0.0
 
     @property
     def elasticity(self) -> float:
@@ -51,12 +61,12 @@ def arrangement_scaling(setting: Setting) -> ScalingLaw:
     return _law(setting, setting.spread(outward(setting) @ setting.decoder.weight))
 
 
-def unshrunk(setting: Setting) -> Setting:
-    """The same codes before a decoder whose directions are multiplied by rho*, about the mean code.
+def with_optimum(setting: Setting, optimum: float) -> Setting:
+    """The same codes before a decoder scaled about the mean code, so that rho* is `optimum`.
 
-    For it rho* is 1: shrinkage is taken away, and nothing else.
+    1 takes shrinkage away, more plants it; codes and clusters, and so AEDP, stay as they are.
     """
-    factor, old = uniform_scaling(setting).optimum, setting.decoder
+    factor, old = uniform_scaling(setting).optimum / optimum, setting.decoder
     bias = old.bias + (1 - factor) * setting.decoded.mean(0)
     decoder = replace(old, weight=factor * old.weight, bias=bias, total=factor * old.total)
     return replace(setting, decoder=decoder)
@@ -113,7 +123,7 @@ def least_mse(setting: Setting) -> float:
 def _span(setting: Setting) -> Float[Tensor, "d rank"]:
     """Orthonormal basis of the span of the decoder's active directions."""
     values, vectors = torch.linalg.eigh(setting.decoder.weight.T @ setting.decoder.weight)
-    return vectors[:, values > 1e-9 * values[-1]]
+    return vectors[:, values > RANK_TOLERANCE**2 * values[-1]]
 
 
 def mean_error(setting: Setting) -> Float[Tensor, "clusters d"]:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from saerepgeo_lib import downstream, interventions
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE
 from saerepgeo_lib.decoding import to_residual
-from saerepgeo_lib.edits import Kind, Measure, Setting, edit, mse, setting_of
+from saerepgeo_lib.edits import Kind, Measure, Setting, Shift, edit, mse, setting_of
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.interventions import N_STEPS, OBJECTIVES, STEP, Path
 from saerepgeo_lib.latents import encode
@@ -139,30 +139,36 @@ def table(results: Mapping[Key, pd.DataFrame | dict[str, Any]]) -> pd.DataFrame:
 
 
 def shrinkage(here: Setting, fold: Int[np.ndarray, " tokens"]) -> dict[str, Any]:
-    """rho* of both scalings with its interval over frames, elasticities, and the free bound.
+    """rho* of both scalings and the elasticity along the gradient, with intervals over `fold`.
 
     Keys rho*, low, high, p, n (all codes scaled; p of rho* = 1); the same with " outward" (clusters
-    moved outward); elasticity (all codes scaled), elasticity outward, steepest (along the steepest
-    ascent of AEDP, free), least MSE (ratio), free from.
+    moved outward); slope, slope low, slope high, slope p, slope n (d log MSE / d log AEDP along the
+    steepest ascent of AEDP, free); cosine (of that way with outward); elasticity and elasticity
+    outward (the theorem's); helps up to, gain (outward); least MSE (ratio); free from.
     """
-    laws = over_groups(
-        here,
-        lambda part: {
-            "": uniform_scaling(part).optimum, " outward": arrangement_scaling(part).optimum
-        },
-        fold,
-        null=1.0,
-    )  # fmt: skip
+
+    def optima(part: Setting) -> dict[str, float]:
+        laws = {"rho*": uniform_scaling, "rho* outward": arrangement_scaling}
+        return {name: law(part).optimum for name, law in laws.items()}
+
+    found = over_groups(here, optima, fold, null=1.0)
+    found |= over_groups(here, lambda part: {"slope": interventions.steepest(part)[0]}, fold)
     row: dict[str, Any] = {}
-    for suffix, found in laws.items():
-        if isinstance(found, NotEstimable):
-            raise UserError(f"rho* has no interval: {found}")
-        row[f"rho*{suffix}"] = found.value
-        row |= {f"{name}{suffix}": getattr(found, name) for name in ("low", "high", "p", "n")}
+    for name, value in found.items():
+        if isinstance(value, NotEstimable):
+            raise UserError(f"{name} has no interval: {value}")
+        row[name] = value.value
+        for key in ("low", "high", "p", "n"):
+            row[name.replace("rho*", key) if "rho*" in name else f"slope {key}"] = getattr(
+                value, key
+            )
+    outward = arrangement_scaling(here)
     return row | {
+        "cosine": interventions.steepest(here)[1],
         "elasticity": uniform_scaling(here).elasticity,
-        "elasticity outward": arrangement_scaling(here).elasticity,
-        "steepest": interventions.steepest(here)[0],
+        "elasticity outward": outward.elasticity,
+        "helps up to": outward.helps_up_to,
+        "gain": outward.gain,
         "least MSE": least_mse(here) / here.mse,
         "free from": free_from(here),
     }
@@ -183,7 +189,8 @@ def intervene_all(
     Objectives: those of `interventions.OBJECTIVES` ("reconstruct" is the control without
     separability), and the push on separability alone to AEDP x 1.5 and x 0.5. Controls: a random
     direction with the steps' lengths of "separate", and "separate" with shuffled labels
-    (its AEDP is that of the shuffled groups). Uniform scaling is exact: `scaling.uniform_scaling`.
+    (AEDP and steps are those of the shuffled groups); one draw each. Uniform scaling is exact:
+    `scaling.uniform_scaling`; `summary` has its optimum.
     """
     options: dict[str, Any] = {"measure": measure, "step": step, "n_steps": n_steps}
     paths: list[Path] = []
@@ -194,14 +201,18 @@ def intervene_all(
                     here, objective, kind=kind, mse_weight=mse_weight, **options
                 )
             )
-        pushes = [interventions.push(here, ratio, kind=kind) for ratio in (UP, DOWN)]
+        pushes = [
+            interventions.push(here, ratio, kind=kind, measure=measure) for ratio in (UP, DOWN)
+        ]
         separated = paths[-len(OBJECTIVES)]
         generator = stream(seed, "permutation")
         mixed = interventions.shuffled(here, generator)
         control = interventions.intervene(
             mixed, "separate", kind=kind, mse_weight=mse_weight, **options
         )
-        drawn = interventions.random_direction(here, separated, stream(seed, "noise"))
+        drawn = interventions.random_direction(
+            here, separated, stream(seed, "noise"), measure=measure
+        )
         paths += [*pushes, drawn, _renamed(control, SHUFFLED)]
     return paths
 
@@ -210,11 +221,16 @@ def _renamed(path: Path, name: str) -> Path:
     return type(path)(**{**path.__dict__, "name": name})
 
 
+def end_of(paths: Sequence[Path], name: str, kind: Kind) -> Shift:
+    """The shift at the end of the path of that name and kind."""
+    return next(path.shift for path in paths if (path.name, path.kind) == (name, kind))
+
+
 def summary(here: Setting, paths: Sequence[Path]) -> pd.DataFrame:
     """A row a path: name, kind, AEDP, MSE, z-scored (ratios), d_GW, L0, left, converged.
 
-    z-scored is the error of the authors' code at the same edit. The last two are None for paths
-    that optimise nothing.
+    z-scored is the error of the authors' code at the same edit; d_GW is squared. The last two are
+    None for paths that optimise nothing. The last row scales all codes to rho*.
     """
     rows = []
     none = edit(here, torch.zeros_like(here.centroids))
@@ -234,6 +250,11 @@ def summary(here: Setting, paths: Sequence[Path]) -> pd.DataFrame:
         row["left"] = path.left if run else np.nan  # type: ignore[attr-defined]
         row["converged"] = path.converged if run else None  # type: ignore[attr-defined]
         rows.append(row)
+    law = uniform_scaling(here)
+    rows.append(
+        {"path": "all codes scaled to rho*", "kind": "free", "AEDP": law.optimum,
+         "MSE": law.floor / law.mse(1), "converged": None}
+    )  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -246,6 +267,8 @@ def downstream_text(effects: pd.DataFrame, name: str) -> str:
             _with_interval(label, rows[path])
             for path, label in (
                 ("as encoded", "as encoded"),
+                ("separate", "separate:"),
+                ("gather", "gather:"),
                 (f"push to x {UP:g}", f"separability x {UP:g}:"),
                 (f"push to x {DOWN:g}", f"separability x {DOWN:g}:"),
             )

@@ -35,10 +35,23 @@ def test_reconstruct_reaches_the_analytic_least_error(overcomplete, kind):
 def test_the_least_error_at_a_dose_is_that_of_the_scaled_simplex(ratio, kind):
     """Without unseen directions: by convexity and symmetry the optimum is a scaled simplex."""
     setting = simplex_setting()
-    run = least_mse_at(setting, ratio, kind=kind, **LONG)
+    start = intervene(setting, "reconstruct", kind=kind).shift
+    run = least_mse_at(setting, ratio, kind=kind, start=start, **LONG)
     expected = scaling.arrangement_scaling(setting).mse(ratio) / setting.mse
-    assert run.aedp == pytest.approx(ratio, rel=0.01)
+    assert run.aedp == pytest.approx(ratio, rel=1e-4)
     assert run.mse == pytest.approx(expected, rel=0.01)
+
+
+def test_the_least_error_is_no_higher_than_where_the_search_began():
+    setting = random_setting()
+    for kind in ("free", "valid"):
+        start = intervene(setting, "reconstruct", kind=kind).shift
+        for ratio in (0.7, 1.0, 1.5):
+            run = least_mse_at(setting, ratio, kind=kind, start=start, n_steps=4)
+            begin = interventions._landed(setting, start, ratio, kind)
+            reached, error = interventions.ratios(setting, begin, kind)
+            assert reached == pytest.approx(ratio, rel=0.02)
+            assert run.mse <= error * (1 + 1e-6)
 
 
 def test_with_unseen_directions_the_least_error_is_the_same_at_every_dose():
@@ -47,7 +60,7 @@ def test_with_unseen_directions_the_least_error_is_the_same_at_every_dose():
     for ratio in (1.2, 1.6, 2.0):
         assert ratio > scaling.free_from(setting)
         run = least_mse_at(setting, ratio, **LONG)
-        assert run.aedp == pytest.approx(ratio, rel=0.01)
+        assert run.aedp == pytest.approx(ratio, rel=1e-4)
         assert run.mse == pytest.approx(least, rel=0.01)
 
 
@@ -68,7 +81,7 @@ def test_the_gromov_wasserstein_objective_restores_the_residuals_arrangement():
     run = intervene(setting, "gromov_wasserstein", mse_weight=0, **LONG)
     after = interventions.gw_distance(setting, edit(setting, run.shift).centroids)
     assert after < 0.01 * before
-    assert run.history["value"].iloc[0] == pytest.approx(1, rel=1e-3)
+    assert 1 - 1e-3 <= run.history["value"].iloc[0] < 1.2  # a bound by fewer starts
     assert run.aedp == pytest.approx(1, abs=0.05)  # of equal arrangements in units of AEDP
 
 
@@ -159,8 +172,29 @@ def test_controls_keep_what_they_should_and_change_the_rest():
         assert length.item() == pytest.approx(run.history["distance"].iloc[-1], rel=1e-5)
         if kind == "valid":
             assert ((drawn.shift == 0) | setting.used).all()
-        cosine = torch.cosine_similarity(drawn.shift, run.shift, dim=1)
-        assert cosine.abs().max() < 0.9
+        lengths = drawn.shift.norm(dim=1)
+        torch.testing.assert_close(lengths, lengths[:1].expand(4), rtol=1e-5, atol=0)
+        other = interventions.random_direction(setting, run, torch.Generator().manual_seed(2))
+        cosine = torch.cosine_similarity(drawn.shift.flatten(), other.shift.flatten(), dim=0)
+        assert cosine.abs() < 0.5  # 3 standard deviations of two directions in so many dimensions
+
+
+def test_the_z_scored_measure_reaches_every_path():
+    setting = random_setting()
+    own, scored = (
+        separability.intervene_all(setting, measure=m, n_steps=8, kinds=("free",))
+        for m in ("own", "z-scored")
+    )
+    for one, other in zip(own, scored, strict=True):
+        here = setting
+        if one.name == separability.SHUFFLED:
+            here = interventions.shuffled(setting, separability.stream(0, "permutation"))
+        for path, measure in ((one, "own"), (other, "z-scored")):
+            none = mse(here, edit(here, 0 * path.shift), measure)
+            expected = mse(here, edit(here, path.shift), measure) / none
+            assert path.mse == pytest.approx(expected.item())
+            assert path.history["MSE"].iloc[-1] == pytest.approx(path.mse, rel=1e-3)
+        assert one.mse != other.mse
 
 
 def test_the_same_call_gives_the_same_history():

@@ -21,8 +21,22 @@ def test_walks_keep_every_iterate_repeat_themselves_and_differ_from_each_other()
     assert (found.groupby("walk").size() == random_walk.N_ITERATES).all()
     assert found.groupby("walk")["scale"].first().tolist() == [0.5, 0.8, 1.0, 1.2, 1.5, 0.5]
     first, last = (found[found["walk"] == w]["own"].to_numpy() for w in (0, 5))  # of one scale
-    assert abs(np.corrcoef(np.diff(first), np.diff(last))[0, 1]) < 0.9
-    assert not np.allclose(first, last)
+    assert abs(np.diff(first) / np.diff(last) - 1).min() > 1e-6  # no step in common
+
+
+def test_clusters_that_move_together_keep_their_separability():
+    setting = random_setting()
+    walk = random_walk.random_walk(
+        setting, together=True, generator=torch.Generator().manual_seed(0)
+    )
+    np.testing.assert_allclose(walk["AEDP"], 1)
+    assert walk["own"].iloc[-1] > setting.mse
+    found = random_walk.walks(setting, n_walks=2, seed=1)
+    for column, together in (("apart", False), ("together", True)):
+        generator = random_walk.stream(random_walk.child_seed(1, 2), "noise")
+        expected = random_walk.random_walk(setting, together=together, generator=generator)
+        ratio = expected["z-scored"].iloc[-1] / expected["z-scored"].iloc[0]
+        assert found[column].iloc[0] == pytest.approx(ratio)
 
 
 def test_the_error_of_a_walk_grows_as_its_length_says():
@@ -55,6 +69,7 @@ def test_overshoot_is_the_factor_that_would_reconstruct_best():
 def test_correlations_are_taken_within_walks():
     walks = pd.DataFrame({
         "concept": "c", "SAE": "s", "walk": np.repeat([0, 1], 4), "overshoot": 2.0,
+        "apart": 0.8, "together": 0.9,
         "AEDP": [1, 2, 3, 4, 11, 12, 13, 14], "own": [1, 2, 3, 4, 4, 3, 2, 1],
         "z-scored": [4, 3, 2, 1, 9, 8, 7, 6],
     })  # fmt: skip
@@ -65,6 +80,7 @@ def test_correlations_are_taken_within_walks():
     table = random_walk.medians(found).iloc[0]
     assert table["walks"] == 2 and table["own: median r"] == pytest.approx(0)
     assert table["z-scored: largest"] == pytest.approx(-1) and table["overshoot"] == 2
+    assert table["apart"] == 0.8 and table["together"] == 0.9
 
 
 def test_the_artefact_is_claimed_only_of_correlations_below_zero():
@@ -75,8 +91,9 @@ def test_the_artefact_is_claimed_only_of_correlations_below_zero():
         for _ in range(15)
     ]
     claims = intervention_verdict.judge_walks(pd.DataFrame(rows))
-    assert [c.verdict for c in claims] == ["does not hold", "holds", "does not hold"]
-    assert all(-1 <= c.low <= c.value <= c.high <= 1 for c in claims)
+    assert [c.verdict for c in claims][:2] == ["does not hold", "holds"]
+    assert claims[2].verdict != "holds"
+    assert all(-1 <= c.low <= c.value <= c.high <= 1 and np.isnan(c.p) for c in claims)
 
 
 def test_users_mistakes_are_named(unchecked):

@@ -65,9 +65,19 @@ def test_the_optimum_is_the_planted_shrinkage_and_its_sign_is_that_of_the_effect
             assert np.sign(round(law.elasticity, 9)) == np.sign(round(1 - law.optimum, 9))
             slope = (np.log(law.mse(1.0001)) - np.log(law.mse(1))) / np.log(1.0001)
             assert law.elasticity == pytest.approx(slope, abs=2e-2)
-        corrected = scaling.unshrunk(setting)
-        assert scaling.uniform_scaling(corrected).optimum == pytest.approx(1)
-        assert corrected.mse == pytest.approx(scaling.uniform_scaling(setting).floor)
+        law = scaling.arrangement_scaling(setting)
+        best = max(0.0, 1 - law.floor / setting.mse)
+        assert law.gain == pytest.approx(best if shrinkage < 1 else 0)
+        assert law.helps_up_to == pytest.approx(max(1, 2 / shrinkage - 1))
+        if shrinkage < 1:
+            assert law.mse(law.helps_up_to) == pytest.approx(setting.mse)
+            assert law.mse(law.helps_up_to - 0.01) < setting.mse < law.mse(law.helps_up_to + 0.01)
+        for optimum in (1.0, 1.2):
+            corrected = scaling.with_optimum(setting, optimum)
+            assert scaling.uniform_scaling(corrected).optimum == pytest.approx(optimum)
+            assert corrected.aedp == setting.aedp
+        without = scaling.with_optimum(setting, 1.0)
+        assert without.mse == pytest.approx(scaling.uniform_scaling(setting).floor)
 
 
 def test_the_least_error_of_free_edits_is_that_of_least_squares():
@@ -136,7 +146,11 @@ def test_the_scaled_path_of_the_dose_response_is_the_law():
     setting = random_setting()
     prompt = np.arange(len(setting.x)) % 9
     table = dose_response.dose_response(
-        setting, prompt, paths=[dose_response.UNIFORM, dose_response.ARRANGEMENT], n_bootstrap=50
+        setting,
+        prompt,
+        prompt % 3,
+        paths=[dose_response.UNIFORM, dose_response.ARRANGEMENT],
+        n_bootstrap=50,
     )
     laws = {
         dose_response.UNIFORM: scaling.uniform_scaling(setting),
