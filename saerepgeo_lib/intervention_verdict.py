@@ -211,11 +211,15 @@ def answer_text(
         _valid_text(responses, [c for c in claims if c.id == _OWN]),
         _shrinkage_text([c for c in claims if c.id == "case3-explained"]),
     ]
-    r = walks[walks["label"] == random_label].groupby("measure")["r"].median()
+    nothing = walks[walks["label"] == random_label]
+    r = nothing.groupby("measure")["r"].median()
+    falls = {way: _range(100 * (1 - nothing[way]), 1) for way in ("apart", "together")}
     lines.append(
         f"- **Where nothing was learned** (random walk, random model, random SAE) AEDP and the "
         f"authors' z-scored error correlate too: median Spearman {r['z-scored']:+.2f}; AEDP and "
-        f"the SAE's own error: {r['own']:+.2f}."
+        f"the SAE's own error: {r['own']:+.2f}. The z-scored error falls by {falls['apart']} % when "
+        f"the clusters walk apart, and by {falls['together']} % when they walk together, at "
+        "constant AEDP."
     )
     return "\n".join(lines)
 

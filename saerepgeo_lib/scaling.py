@@ -92,22 +92,21 @@ def over_groups(
     statistics: Callable[[Setting], Mapping[str, float]],
     group: Int[np.ndarray, " tokens"],
     *,
-    null: float = 0.0,
+    null: Mapping[str, float] | None = None,
 ) -> dict[str, Estimate | NotEstimable]:
     """Statistics with the intervals that leaving out one group of tokens at a time gives.
 
-    Clusters stay as they are. p is that of "the statistic equals `null`"; see
+    Clusters stay as they are. p is that of "the statistic equals its `null`" (by default 0); see
     `statistics.jackknife`. Raises UserError for fewer than 3 groups.
     """
     group = np.asarray(group)
     parts = [statistics(setting.rows(group != g)) for g in np.unique(group)]
     out: dict[str, Estimate | NotEstimable] = {}
     for name, value in statistics(setting).items():
-        found = jackknife(value - null, np.array([part[name] for part in parts]) - null)
+        at = (null or {}).get(name, 0.0)
+        found = jackknife(value - at, np.array([part[name] for part in parts]) - at)
         if isinstance(found, Estimate):
-            found = replace(
-                found, value=found.value + null, low=found.low + null, high=found.high + null
-            )
+            found = replace(found, value=value, low=found.low + at, high=found.high + at)
         out[name] = found
     return out
 

@@ -147,12 +147,14 @@ def shrinkage(here: Setting, fold: Int[np.ndarray, " tokens"]) -> dict[str, Any]
     outward (the theorem's); helps up to, gain (outward); least MSE (ratio); free from.
     """
 
-    def optima(part: Setting) -> dict[str, float]:
-        laws = {"rho*": uniform_scaling, "rho* outward": arrangement_scaling}
-        return {name: law(part).optimum for name, law in laws.items()}
+    def statistics(part: Setting) -> dict[str, float]:
+        return {
+            "rho*": uniform_scaling(part).optimum,
+            "rho* outward": arrangement_scaling(part).optimum,
+            "slope": interventions.steepest(part.single)[0],
+        }
 
-    found = over_groups(here, optima, fold, null=1.0)
-    found |= over_groups(here, lambda part: {"slope": interventions.steepest(part)[0]}, fold)
+    found = over_groups(here, statistics, fold, null={"rho*": 1.0, "rho* outward": 1.0})
     row: dict[str, Any] = {}
     for name, value in found.items():
         if isinstance(value, NotEstimable):

@@ -230,7 +230,8 @@ def answer(change, slope, manipulated, **law):
     ])  # fmt: skip
     laws = pd.concat([law_of(slope, concept=c, **law) for c in "ab"])
     walks = pd.DataFrame({"label": "nothing", "measure": ["own", "z-scored"] * 2,
-                          "r": [0.9, -0.8, 0.7, -0.6]})  # fmt: skip
+                          "r": [0.9, -0.8, 0.7, -0.6], "apart": 0.9,
+                          "together": 0.88})  # fmt: skip
     claims = [
         *intervention_verdict.judge_push(laws, rows), *intervention_verdict.judge_least(rows),
         *intervention_verdict.judge_manipulations(manipulated),
@@ -247,6 +248,7 @@ def test_the_answer_says_what_was_found_and_nothing_else():
     assert "the error is 1.10 at x 1.2, 1.40 at x 1.5 of what it was" in no
     assert "raises the error in 1 of 1 cases" in no
     assert "median Spearman -0.70" in no and "+0.80" in no
+    assert "falls by 10.0 % when the clusters walk apart, and by 12.0 % when" in no
     yes = answer(FALLS, -1.0, still)
     assert "the claim holds.**" in yes and "- **SAE: holds.**" in yes
     assert "falls as separability rises holds." in yes

@@ -118,7 +118,7 @@ def test_intervals_leave_out_one_group_at_a_time():
     null = 0.5
     found = scaling.over_groups(
         setting, lambda part: {"rho": scaling.uniform_scaling(part).optimum, "one": 1.0}, group,
-        null=null,
+        null={"rho": null},
     )  # fmt: skip
     value = scaling.uniform_scaling(setting).optimum
     assert found["rho"].value == pytest.approx(value) and found["rho"].n == 6
@@ -128,8 +128,9 @@ def test_intervals_leave_out_one_group_at_a_time():
     assert half == pytest.approx(2.5706 * error, rel=1e-3)  # Student's t, 5 degrees of freedom
     assert found["rho"].p < 0.05 and isinstance(found["one"], NotEstimable)
     shifted = scaling.over_groups(
-        setting, lambda part: {"rho": scaling.uniform_scaling(part).optimum}, group, null=value
-    )
+        setting, lambda part: {"rho": scaling.uniform_scaling(part).optimum}, group,
+        null={"rho": value},
+    )  # fmt: skip
     assert shifted["rho"].p == pytest.approx(1)
 
 
