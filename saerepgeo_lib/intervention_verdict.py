@@ -217,8 +217,8 @@ def answer_text(
     lines.append(
         f"- **Where nothing was learned** (random walk, random model, random SAE) AEDP and the "
         f"authors' z-scored error correlate too: median Spearman {r['z-scored']:+.2f}; AEDP and "
-        f"the SAE's own error: {r['own']:+.2f}. The z-scored error falls by {falls['apart']} % when "
-        f"the clusters walk apart, and by {falls['together']} % when they walk together, at "
+        f"the SAE's own error: {r['own']:+.2f}. The z-scored error falls by {falls['apart']} % "
+        f"when the clusters walk apart, and by {falls['together']} % when they walk together, at "
         "constant AEDP."
     )
     return "\n".join(lines)
