@@ -89,7 +89,7 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # encoder could give: nonnegative, no more active latents a token than before, on features that the cluster uses.
 # The error is the mean squared error (MSE) of the SAE's own reconstruction of the content tokens. Tokens without a cluster stay.
 
-# %%
+# %% tags=["hide-input"]
 separability.check_parameters(
     concept=concept, grouping=grouping, min_cluster_size=min_cluster_size,
     mse_weight=mse_weight, step=step, n_steps=n_steps, n_bootstrap=n_bootstrap,
@@ -105,7 +105,7 @@ record = Record(
 )
 concepts = {name: prompts.load_concept(name, prompts_file or None) for name in names}
 
-# %%
+# %% tags=["hide-input"]
 chosen = presets.get_preset(preset)
 with record.stage("load"):
     autoencoders = {
@@ -118,7 +118,7 @@ sparse = [label for label, source in chosen.saes.items() if source.sparse]
 # The control that decides is prepared beside it: the same architecture with the random weights that training would start
 # from, and a TopK SAE of random directions with the same L0. Nothing was learned in either.
 
-# %%
+# %% tags=["hide-input"]
 NOTHING = "random SAE, random model"
 with record.stage("settings"):
     seen = {
@@ -147,7 +147,7 @@ with record.stage("settings"):
 # %% [markdown]
 # Everything is computed here, once; the rest of the page shows it.
 
-# %%
+# %% tags=["hide-input"]
 case_seeds = {key: child_seed(seed, number) for number, key in enumerate(settings)}
 views = {key: (random_seen if key[1] == NOTHING else seen)[key[0]] for key in settings}
 full = [key for key in settings if key[1] in sparse] + [(names[0], NOTHING)]
@@ -193,7 +193,7 @@ with record.stage("random walks"):
         lambda key, here: random_walk.walks(here, n_walks=n_walks, seed=case_seeds[key]),
     )
 
-# %%
+# %% tags=["hide-input"]
 law = separability.table(shrinkage)
 every_response = separability.table(doses)
 responses = every_response[every_response["SAE"] != NOTHING]
@@ -217,9 +217,10 @@ record.claims += intervention_verdict.judge_walks(within)
 # %% [markdown]
 # ## The answer in one minute
 #
-# Does pushing local representations apart lower the reconstruction error?
+# Does pushing local representations apart lower the reconstruction error? As far as the autoencoder shrinks its codes, a little: then rho\*, the factor
+# by which the codes should be larger, is above 1, and any enlargement helps up to a point. This run:
 
-# %%
+# %% tags=["hide-input"]
 display(
     Markdown(
         intervention_verdict.answer_text(
@@ -228,7 +229,7 @@ display(
     )
 )
 
-# %%
+# %% tags=["hide-input"]
 answer = intervention_verdict.by_autoencoder(law, every_response)
 record.tables["answer"] = answer
 answer.style.hide(axis="index")
@@ -245,9 +246,11 @@ answer.style.hide(axis="index")
 #
 # **Theorem.** AEDP is multiplied by exactly $\rho$, and
 #
-# $$\mathrm{MSE}(\rho) = \mathrm{MSE}(\rho^*) + \frac{\lVert V \rVert^2}{n d}\,(\rho - \rho^*)^2,
-# \qquad V = (z - \mu) W, \qquad
-# \rho^* = \frac{\langle x - \mu W - b,\; V \rangle}{\lVert V \rVert^2}.$$
+# $$\mathrm{MSE}(\rho) = \mathrm{MSE}(\rho^*) + \frac{\lVert V \rVert^2}{n d}\,(\rho - \rho^*)^2$$
+#
+# with $V = (z - \mu) W$ and
+#
+# $$\rho^* = \frac{\langle x - \mu W - b,\; V \rangle}{\lVert V \rVert^2}.$$
 #
 # *Proof.* Centroids are means of codes, so $c_k' - c_l' = \rho\,(c_k - c_l)$: every distance is multiplied by $\rho$. The error
 # is $x - z' W - b = (x - \mu W - b) - \rho V$, and $\lVert A - \rho V \rVert^2$ is a parabola in $\rho$ with curvature
@@ -263,17 +266,16 @@ answer.style.hide(axis="index")
 plots_intervention.plot_optima(law)
 
 # %%
-law[
-    ["concept", "SAE", "rho*", "rho* outward", "low outward", "high outward", "elasticity outward",
-     "slope", "slope low", "slope high", "cosine"]
-].style.format(precision=3).hide(axis="index")  # fmt: skip
+separability.with_intervals(law, {"rho* outward": " outward", "slope": ""})[
+    ["concept", "SAE", "rho* outward", "elasticity outward", "slope", "cosine"]
+].style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
 # The theorem is about scaling; what about the steepest way to more separability, the **gradient** of AEDP? Its *slope* is measured: per cent of error per
 # cent of separability at the unedited code, with its interval. *Elasticity outward* is what the theorem gives for clusters that move outward, and *cosine*
 # is that of the two directions.
 
-# %%
+# %% tags=["hide-input"]
 agreement = law["elasticity outward"].corr(law["slope"])
 record.numbers["theorem_against_gradient"] = float(agreement)
 same = int((law["elasticity outward"] * law["slope"] > 0).sum())
@@ -290,9 +292,11 @@ display(
 # error at 1.2 times the separability:
 
 # %%
-changed[changed["dose"] > 1][
-    ["concept", "SAE", "shrinkage", "path", "change", "change low", "change high", "p"]
-].style.format(precision=3).hide(axis="index")  # fmt: skip
+separability.with_intervals(changed[changed["dose"] > 1], {"change": ""}).assign(
+    edit=lambda t: t["shrinkage"] + "; " + t["path"]
+).pivot(index=["concept", "SAE"], columns="edit", values="change").rename_axis(
+    columns=None
+).reset_index().style.hide(axis="index")
 
 # %% [markdown]
 # ## A second theorem: directions that the decoder does not see
@@ -329,7 +333,7 @@ law[law["SAE"] != NOTHING][["concept", "SAE", "least MSE", "free from"]].style.f
 # residual stream; MSE counts relative to the unedited code, so that $\lambda$ means the same for every model. *Separability only*
 # follows the gradient of AEDP alone, up to 1.5 and down to 0.5.
 
-# %% mystnb={"image": {"alt": "In the book's run, months: error against separability for two SAEs, free and valid edits. From the unedited code, objectives with an error term fall to lower errors whether they separate or gather; pushes on separability alone follow the parabola of uniform scaling, upward on both sides for the TopK SAE, with a dip right of 1 for the L1 SAE; random directions rise.", "classes": "dark-light"}, "figure": {"caption": "Error against separability along every path, first concept; circle: the unedited code; points: the last iterates. In the book's run any separability goes with low and with high errors: what decides is the direction.", "name": "paths"}}
+# %% mystnb={"image": {"alt": "In the book's run, months: error against separability for two SAEs, free and valid edits. From the unedited code, objectives with an error term fall to lower errors whether they separate or gather; pushes on separability alone follow the parabola of uniform scaling, upward on both sides for the TopK SAE, with a dip right of 1 for the L1 SAE; random directions rise.", "classes": "dark-light"}, "figure": {"caption": "Error against separability along every path, first concept; circle: the unedited code; points: the last iterates. In the book's run more separability goes with low errors and with high ones: what decides is the direction.", "name": "paths"}}
 plots_intervention.plot_paths(
     {label: paths[names[0], label] for label in sparse},
     {label: scaling.uniform_scaling(settings[names[0], label]) for label in sparse},
@@ -350,7 +354,7 @@ summary[(summary["concept"] == names[0]) & (summary["SAE"] == sparse[0])].drop(
 ).style.format(precision=3, na_rep="–").hide(axis="index")
 
 # %% [markdown]
-# %%
+# %% tags=["hide-input"]
 counts = intervention_verdict.effect_counts(summary)
 record.numbers["objectives"] = dict(counts)
 display(

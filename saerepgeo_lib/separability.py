@@ -138,6 +138,22 @@ def table(results: Mapping[Key, pd.DataFrame | dict[str, Any]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def with_intervals(found: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The table with values as "value [low, high]" in the columns given, to read.
+
+    Each column comes with the suffix of its bounds: "low SUFFIX" and "high SUFFIX"; without one
+    they are "NAME low" and "NAME high".
+    """
+    out = found.copy()
+    for name, suffix in columns.items():
+        low, high = (f"{end}{suffix}" if suffix else f"{name} {end}" for end in ("low", "high"))
+        out[name] = [
+            f"{v:.2f} [{a:.2f}, {b:.2f}]"
+            for v, a, b in zip(found[name], found[low], found[high], strict=True)
+        ]
+    return out
+
+
 def shrinkage(here: Setting, fold: Int[np.ndarray, " tokens"]) -> dict[str, Any]:
     """rho* of both scalings and the elasticity along the gradient, with intervals over `fold`.
 

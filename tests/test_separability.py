@@ -94,6 +94,10 @@ def test_tables_name_their_cases_and_parameters_are_checked():
     table = separability.table({("a", "s"): {"x": 1}, ("b", "s"): {"x": 2}})
     assert table.to_dict("list") == {"concept": ["a", "b"], "SAE": ["s", "s"], "x": [1, 2]}
     assert separability.table({}).empty
+    rows = pd.DataFrame({"r": [1.0], "low x": [0.5], "high x": [2.0], "s": [3.0], "s low": [2.0],
+                         "s high": [4.0]})  # fmt: skip
+    shown = separability.with_intervals(rows, {"r": " x", "s": ""}).iloc[0]
+    assert shown["r"] == "1.00 [0.50, 2.00]" and shown["s"] == "3.00 [2.00, 4.00]"
     good = {
         "concept": "days", "grouping": "clusters", "min_cluster_size": 10, "mse_weight": 1.0,
         "step": 0.2, "n_steps": 80, "n_bootstrap": 100, "n_groups": 12, "n_walks": 5,
