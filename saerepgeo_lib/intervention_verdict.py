@@ -215,9 +215,9 @@ def answer_text(
     r = nothing.groupby("measure")["r"].median()
     falls = {way: _range(100 * (1 - nothing[way]), 1) for way in ("apart", "together")}
     lines.append(
-        f"- **Where nothing was learned** (random walk, random model, random SAE) AEDP and the "
-        f"authors' z-scored error correlate too: median Spearman {r['z-scored']:+.2f}; AEDP and "
-        f"the SAE's own error: {r['own']:+.2f}. The z-scored error falls by {falls['apart']} % "
+        f"- **Where nothing was learned** (random walk, random model, random SAE): AEDP and the "
+        f"authors' z-scored error have a median Spearman of {r['z-scored']:+.2f}; AEDP and "
+        f"the SAE's own error {r['own']:+.2f}. The z-scored error falls by {falls['apart']} % "
         f"when the clusters walk apart, and by {falls['together']} % when they walk together, at "
         "constant AEDP."
     )

@@ -247,7 +247,7 @@ def test_the_answer_says_what_was_found_and_nothing_else():
     assert "- **SAE: does not hold.** More separable helps up to AEDP x 1.20 and saves" in no
     assert "the error is 1.10 at x 1.2, 1.40 at x 1.5 of what it was" in no
     assert "raises the error in 1 of 1 cases" in no
-    assert "median Spearman -0.70" in no and "+0.80" in no
+    assert "median Spearman of -0.70" in no and "+0.80" in no
     assert "falls by 10.0 % when the clusters walk apart, and by 12.0 % when" in no
     yes = answer(FALLS, -1.0, still)
     assert "the claim holds.**" in yes and "- **SAE: holds.**" in yes
