@@ -39,7 +39,31 @@ def centroids(points: Points, labels: Labels) -> Centroids:
 def aedp(centroids: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     """Average Euclidean distance over the k (k - 1) / 2 pairs of centroids."""
     _check_tensor("AEDP", centroids)
-    return torch.pdist(centroids).mean()
+    mean: Tensor = _MeanDistance.apply(centroids)
+    return mean
+
+
+class _MeanDistance(torch.autograd.Function):
+    """Mean of `torch.pdist`, with a matrix product for its gradient: no row a pair.
+
+    The gradient at c_i is the sum over j of w_ij (c_i - c_j), w_ij = 1 / (distance * pairs); 0 for
+    points that coincide, as in `torch.pdist`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor) -> Tensor:
+        distances = torch.pdist(points)
+        ctx.save_for_backward(points, distances)
+        return distances.mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        points, distances = ctx.saved_tensors
+        weights = points.new_zeros(len(points), len(points))
+        i, j = torch.triu_indices(len(points), len(points), 1, device=points.device)
+        weights[i, j] = torch.where(distances > 0, 1 / (distances * len(distances)), 0)
+        weights = weights + weights.T
+        return grad * (weights.sum(1, keepdim=True) * points - weights @ points)
 
 
 def mst_weight(centroids: Centroids) -> float:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from saerepgeo_lib.arrangements import aedp
 from saerepgeo_lib.clusters import Labels
@@ -50,9 +49,14 @@ class Setting:
         return self.z @ self.decoder.weight
 
     @cached_property
+    def target(self) -> Float[Tensor, "tokens d"]:
+        """What the codes should add to the decoder's bias."""
+        return self.x - self.decoder.bias
+
+    @cached_property
     def error(self) -> Float[Tensor, "tokens d"]:
         """Residual minus reconstruction."""
-        return self.x - self.decoder.bias - self.decoded
+        return self.target - self.decoded
 
     @cached_property
     def counts(self) -> Float[Tensor, " clusters"]:
@@ -92,8 +96,8 @@ class Setting:
 
     def spread(self, values: Float[Tensor, "clusters _"]) -> Float[Tensor, "tokens _"]:
         """Each token's cluster's row; zeros for tokens without a cluster."""
-        inside = (self.labels >= 0)[:, None]
-        return torch.where(inside, values[self.labels.clamp_min(0)], values.new_zeros(()))
+        rows = torch.cat([values, values.new_zeros(1, values.shape[1])])
+        return rows.index_select(0, self.labels % len(rows))  # -1: the last row
 
     def rows(self, keep: np.ndarray) -> "Setting":
         """The same on some of the tokens, clusters renumbered if one is lost."""
@@ -134,10 +138,15 @@ class Setting:
             raise UserError("valid edits are for nonnegative codes; these hold negative latents")
         width = int(self.used.sum(1).max())
         features = self.used.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        tokens = (self.labels >= 0).nonzero()[:, 0]
+        inside = (self.labels >= 0).nonzero()[:, 0]
+        tokens = inside[self.labels[inside].argsort(stable=True)]
         own = self.labels[tokens]
+        decoders = [
+            self.decoder.weight[row[:n]]
+            for row, n in zip(features, self.used.sum(1).tolist(), strict=True)
+        ]
         return _Local(
-            features, self.used.gather(1, features), tokens, own,
+            features, self.used.gather(1, features), decoders, tokens, own,
             self.z[tokens].gather(1, features[own]), self.l0[tokens],
             self.decoded.index_fill(0, tokens, 0.0),
         )  # fmt: skip
@@ -147,11 +156,20 @@ class Setting:
 class _Local:
     features: Int[Tensor, "clusters local"]  # those that a cluster uses come first
     used: Bool[Tensor, "clusters local"]
-    tokens: Int[Tensor, " clustered"]
+    decoders: list[Float[Tensor, "_ d"]]  # the decoder's rows of each cluster's features
+    tokens: Int[Tensor, " clustered"]  # cluster after cluster
     cluster: Int[Tensor, " clustered"]
     z: Float[Tensor, "clustered local"]
     l0: Int[Tensor, " clustered"]
     others: Float[Tensor, "tokens d"]  # decoded codes of the tokens without a cluster, else 0
+
+    def decode(self, z: Float[Tensor, "clustered local"]) -> Float[Tensor, "tokens d"]:
+        """A product of dense matrices a cluster; the other tokens stay."""
+        parts = z.split(self.cluster.bincount().tolist())
+        rebuilt = [
+            part[:, : len(rows)] @ rows for part, rows in zip(parts, self.decoders, strict=True)
+        ]
+        return self.others.index_add(0, self.tokens, torch.cat(rebuilt))
 
 
 def setting_of(sae: Any, x: Float[Tensor, "tokens d"], labels: Labels) -> Setting:
@@ -216,20 +234,17 @@ def _translate(setting: Setting, shift: Shift) -> Edited:
 
 def _valid(setting: Setting, shift: Shift) -> Edited:
     here = setting.local
-    moved = (here.z + shift.gather(1, here.features)[here.cluster]).relu() * here.used[here.cluster]
-    values, places = moved.topk(min(int(here.l0.max()), moved.shape[1]), dim=1)
-    rank = torch.arange(values.shape[1], device=values.device)
-    values = values * (rank < here.l0[:, None])
-    features = here.features[here.cluster].gather(1, places)
-    rebuilt = embedding_bag(features, setting.decoder.weight, per_sample_weights=values, mode="sum")
-    decoded = here.others.index_add(0, here.tokens, rebuilt)
-    n_features = setting.z.shape[1]
-    flat = (here.cluster[:, None] * n_features + features).flatten()
-    sums = values.new_zeros(setting.centroids.numel()).index_add(0, flat, values.flatten())
-    centroids = sums.view_as(setting.centroids) / setting.counts[:, None]
+    by_cluster = shift.gather(1, here.features) * here.used
+    moved = (here.z + by_cluster.index_select(0, here.cluster)).relu()
+    values = moved * _largest(moved.detach(), here.l0)
+    means = torch.zeros_like(by_cluster).index_add(0, here.cluster, values)
+    means = means / setting.counts[:, None]
+    centroids = torch.zeros_like(setting.centroids).scatter(1, here.features, means)
+    decoded = here.decode(values)
 
     def codes() -> Tensor:
-        edited = values.new_zeros(len(here.tokens), n_features).scatter_add(1, features, values)
+        edited = values.new_zeros(len(here.tokens), setting.z.shape[1])
+        edited = edited.scatter(1, here.features[here.cluster], values)
         return setting.z.index_copy(0, here.tokens, edited)
 
     def moments() -> tuple[Tensor, Tensor]:
@@ -239,6 +254,15 @@ def _valid(setting: Setting, shift: Shift) -> Edited:
         )
 
     return Edited(decoded, centroids, moments, codes)
+
+
+def _largest(
+    values: Float[Tensor, "tokens _"], n: Int[Tensor, " tokens"]
+) -> Bool[Tensor, "tokens _"]:
+    """Where each row's n largest values stand, its own n."""
+    places = values.topk(min(int(n.max()), values.shape[1]), dim=1).indices
+    kept = torch.arange(places.shape[1], device=n.device) < n[:, None]
+    return torch.zeros_like(values, dtype=torch.bool).scatter(1, places, kept)
 
 
 def mse(setting: Setting, edited: Edited, measure: Measure = "own") -> Float[Tensor, ""]:
@@ -256,7 +280,7 @@ def squared_errors(
     are standardised token by token before decoding; no SAE was trained for such codes.
     """
     if choose("measure", measure, ("own", "z-scored")) == "own":
-        return (setting.x - setting.decoder.bias - edited.decoded).square().sum(1)
+        return (setting.target - edited.decoded).square().sum(1)
     decoded, target = standardised(setting, edited)
     return (target - setting.decoder.bias - decoded).square().sum(1)
 

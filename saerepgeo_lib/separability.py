@@ -280,23 +280,12 @@ def downstream_text(effects: pd.DataFrame, name: str) -> str:
     """What the pushes do to the model, beside the SAE's own reconstruction (Markdown)."""
     lines = []
     for (concept, sae), part in effects.groupby(["concept", "SAE"], sort=False):
-        rows = {str(row["path"]): row for row in part.to_dict("records")}
         words = [
-            _with_interval(label, rows[path])
-            for path, label in (
-                ("as encoded", "as encoded"),
-                ("separate", "separate:"),
-                ("gather", "gather:"),
-                (f"push to x {UP:g}", f"separability x {UP:g}:"),
-                (f"push to x {DOWN:g}", f"separability x {DOWN:g}:"),
-            )
+            f"{row['path']} {row['effect']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            for row in part.to_dict("records")
         ]
         lines.append(f"- {concept}, {sae}, {name}: {'; '.join(words)}.")
     return "\n".join(lines)
-
-
-def _with_interval(label: str, row: Mapping[Any, Any]) -> str:
-    return f"{label} {row['effect']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def downstream_effects(
