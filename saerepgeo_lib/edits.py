@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from saerepgeo_lib.arrangements import aedp
 from saerepgeo_lib.clusters import Labels
@@ -138,16 +139,13 @@ class Setting:
             raise UserError("valid edits are for nonnegative codes; these hold negative latents")
         width = int(self.used.sum(1).max())
         features = self.used.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        inside = (self.labels >= 0).nonzero()[:, 0]
-        tokens = inside[self.labels[inside].argsort(stable=True)]
-        own = self.labels[tokens]
-        decoders = [
-            self.decoder.weight[row[:n]]
-            for row, n in zip(features, self.used.sum(1).tolist(), strict=True)
-        ]
+        tokens = (self.labels >= 0).nonzero()[:, 0]
+        own, l0 = self.labels[tokens], self.l0[tokens]
+        kept = torch.arange(int(l0.max()), device=l0.device) < l0[:, None]
         return _Local(
-            features, self.used.gather(1, features), decoders, tokens, own,
-            self.z[tokens].gather(1, features[own]), self.l0[tokens],
+            features, self.used.gather(1, features), tokens, own,
+            self.z[tokens].gather(1, features[own]), l0,
+            (kept.nonzero()[:, 0], kept.flatten().nonzero()[:, 0]),
             self.decoded.index_fill(0, tokens, 0.0),
         )  # fmt: skip
 
@@ -156,20 +154,12 @@ class Setting:
 class _Local:
     features: Int[Tensor, "clusters local"]  # those that a cluster uses come first
     used: Bool[Tensor, "clusters local"]
-    decoders: list[Float[Tensor, "_ d"]]  # the decoder's rows of each cluster's features
-    tokens: Int[Tensor, " clustered"]  # cluster after cluster
+    tokens: Int[Tensor, " clustered"]
     cluster: Int[Tensor, " clustered"]
     z: Float[Tensor, "clustered local"]
     l0: Int[Tensor, " clustered"]
+    kept: tuple[Int[Tensor, " nonzero"], Int[Tensor, " nonzero"]]  # token; place in (token, rank)
     others: Float[Tensor, "tokens d"]  # decoded codes of the tokens without a cluster, else 0
-
-    def decode(self, z: Float[Tensor, "clustered local"]) -> Float[Tensor, "tokens d"]:
-        """A product of dense matrices a cluster; the other tokens stay."""
-        parts = z.split(self.cluster.bincount().tolist())
-        rebuilt = [
-            part[:, : len(rows)] @ rows for part, rows in zip(parts, self.decoders, strict=True)
-        ]
-        return self.others.index_add(0, self.tokens, torch.cat(rebuilt))
 
 
 def setting_of(sae: Any, x: Float[Tensor, "tokens d"], labels: Labels) -> Setting:
@@ -236,33 +226,36 @@ def _valid(setting: Setting, shift: Shift) -> Edited:
     here = setting.local
     by_cluster = shift.gather(1, here.features) * here.used
     moved = (here.z + by_cluster.index_select(0, here.cluster)).relu()
-    values = moved * _largest(moved.detach(), here.l0)
-    means = torch.zeros_like(by_cluster).index_add(0, here.cluster, values)
-    means = means / setting.counts[:, None]
-    centroids = torch.zeros_like(setting.centroids).scatter(1, here.features, means)
-    decoded = here.decode(values)
+    token, rank = here.kept
+    values, places = moved.topk(int(here.l0.max()), dim=1)
+    values, places = (found.flatten().index_select(0, rank) for found in (values, places))
+    features = here.features[here.cluster[token], places]
+    rebuilt = embedding_bag(
+        features, setting.decoder.weight, here.l0.cumsum(0) - here.l0,
+        per_sample_weights=values, mode="sum",
+    )  # fmt: skip
+    decoded = here.others.index_add(0, here.tokens, rebuilt)
+    n_features = setting.z.shape[1]
+    flat = here.cluster[token] * n_features + features
+    sums = values.new_zeros(setting.centroids.numel()).index_add(0, flat, values)
+    centroids = sums.view_as(setting.centroids) / setting.counts[:, None]
 
     def codes() -> Tensor:
-        edited = values.new_zeros(len(here.tokens), setting.z.shape[1])
-        edited = edited.scatter(1, here.features[here.cluster], values)
-        return setting.z.index_copy(0, here.tokens, edited)
+        return setting.z.index_fill(0, here.tokens, 0.0).index_put(
+            (here.tokens[token], features), values
+        )
 
     def moments() -> tuple[Tensor, Tensor]:
+        total, square = (
+            values.new_zeros(len(here.tokens)).index_add(0, token, value)
+            for value in (values, values.square())
+        )
         return (
-            setting.z.sum(1).index_copy(0, here.tokens, values.sum(1)),
-            setting.z.square().sum(1).index_copy(0, here.tokens, values.square().sum(1)),
+            setting.z.sum(1).index_copy(0, here.tokens, total),
+            setting.z.square().sum(1).index_copy(0, here.tokens, square),
         )
 
     return Edited(decoded, centroids, moments, codes)
-
-
-def _largest(
-    values: Float[Tensor, "tokens _"], n: Int[Tensor, " tokens"]
-) -> Bool[Tensor, "tokens _"]:
-    """Where each row's n largest values stand, its own n."""
-    places = values.topk(min(int(n.max()), values.shape[1]), dim=1).indices
-    kept = torch.arange(places.shape[1], device=n.device) < n[:, None]
-    return torch.zeros_like(values, dtype=torch.bool).scatter(1, places, kept)
 
 
 def mse(setting: Setting, edited: Edited, measure: Measure = "own") -> Float[Tensor, ""]:

@@ -26,6 +26,7 @@ _CONVERGED = 0.01  # share of the whole improvement that the second half of the 
 _REFRESH = 10  # steps between two solutions for the coupling, or two updates of the multiplier
 _GATHERED = 0.01  # ratio of AEDP below which nothing pulls: log AEDP has no least value
 _LANDING = 5  # steps that set an edit on a dose
+_EVERY = 4  # steps between two points of a control that only follows another run
 _GW_STARTS = 10
 _PENALTY = 10.0  # of the squared deviation of log AEDP from a dose
 
@@ -286,7 +287,7 @@ def shuffled(setting: Setting, generator: torch.Generator) -> Setting:
 def random_direction(
     setting: Setting, run: Path, generator: torch.Generator, *, measure: Measure = "own"
 ) -> Path:
-    """A control: at each step of `run`, a shift of the same length along a random direction.
+    """A control: at every fourth step of `run`, a shift as long along a random direction.
 
     Every cluster has its own direction, drawn once, among the features that its kind of edit may
     use; all clusters move as far as those of `run` do in the root mean square.
@@ -297,7 +298,7 @@ def random_direction(
     draw = draw / draw.norm(dim=1, keepdim=True)
     before = mse(here, edit(here, 0 * draw, run.kind), measure).item()
     rows = []
-    history = run.history
+    history = run.history.iloc[::-_EVERY].iloc[::-1]
     for now, distance in zip(history["step"], history["distance"], strict=True):
         edited = edit(here, distance * setting.aedp * draw, run.kind)
         a = aedp(edited.centroids).item() / setting.aedp

@@ -120,11 +120,16 @@ def setting(
 
 
 def for_each(settings: Mapping[Key, Setting], work: Callable[[Key, Setting], T]) -> dict[Key, T]:
-    """`work(key, setting)` for every setting, spread over the cores; with a progress bar."""
+    """`work(key, setting)` for every setting, spread over the cores; with a progress bar.
+
+    The largest begins first, so that no core waits long for another at the end.
+    """
+    order = sorted(settings, key=lambda key: settings[key].z.numel(), reverse=True)
     with workers() as pool:
-        done = pool.map(lambda item: work(*item), settings.items())
-        bar = tqdm(done, total=len(settings), unit="case", leave=False)
-        return dict(zip(settings, bar, strict=True))
+        done = pool.map(lambda key: work(key, settings[key]), order)
+        bar = tqdm(done, total=len(order), unit="case", leave=False)
+        found = dict(zip(order, bar, strict=True))
+    return {key: found[key] for key in settings}
 
 
 def table(results: Mapping[Key, pd.DataFrame | dict[str, Any]]) -> pd.DataFrame:

@@ -81,6 +81,13 @@ def test_gradient_of_aedp_by_finite_differences():
     assert torch.autograd.gradcheck(aedp, (x,))
 
 
+def test_gradient_of_aedp_where_centroids_coincide():
+    x = torch.tensor(np.concatenate([A, A[:2]]), requires_grad=True)
+    (expected,) = torch.autograd.grad(torch.pdist(x).mean(), x)
+    (found,) = torch.autograd.grad(aedp(x), x)
+    torch.testing.assert_close(found, expected)
+
+
 def test_geodesics_on_a_line_and_on_a_circle():
     line = np.linspace(0, 10, 101)[:, None]
     labels = np.full(101, -1)
