@@ -209,6 +209,8 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
         [sys.executable, "-m", "saerepgeo_lib.cli", "run", "stratified_manifold", "-o", str(out)],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "CI": "true"},
+        # a job in a shell's background ignores Ctrl-C, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while not out.exists() or not list(out.iterdir()):
         assert process.poll() is None
