@@ -28,7 +28,7 @@ lint: $(READY)
 
 # Train the shipped autoencoders again (needs WordNet: Debian's wordnet-base). Resumable.
 saes: $(READY)
-	$(BIN)/saerepgeo saes
+	$(BIN)/saerepgeo train
 
 clean:
 	rm -rf _build runs

@@ -12,9 +12,10 @@ import time
 
 import torch
 
-from saerepgeo_lib import models, presets, prompts, residuals, saes, tokens
+from saerepgeo_lib import models, prompts
 from saerepgeo_lib.noise_sweep import sweep
 from saerepgeo_lib.stratification import certified_table, rank_table
+from saerepgeo_lib.subject import load_subject
 
 
 def matmul_gflops(device: str, n: int = 2048, repeats: int = 5) -> float:
@@ -35,7 +36,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     device = models.best_device(args.device)
-    preset = presets.get_preset("minilm")
     seconds = {}
 
     def timed(name, work):
@@ -44,18 +44,14 @@ def main() -> None:
         seconds[name] = round(time.perf_counter() - start, 3)
         return out
 
-    model = timed("load model", lambda: models.load_model(preset.model, device=device))
-    encoders = timed(
-        "load SAEs", lambda: {k: saes.load_sae(s, device=device) for k, s in preset.saes.items()}
-    )
-    coded = tokens.tokenize(
-        model.tokenizer, prompts.load_concept(args.concept), n_ctx=model.cfg.n_ctx
-    )
-    hook = saes.common_hook(encoders)
-    vectors = timed("residuals", lambda: residuals.compute_residuals(model, coded, hook))
-    sparse = [k for k, s in preset.saes.items() if s.sparse]
+    subject = timed("load", lambda: load_subject("minilm", device=device))
+    coded = subject.tokens(prompts.load_concept(args.concept))
+    vectors = timed("residuals", lambda: subject.residuals(coded))
     result = timed(
-        "sweep", lambda: sweep(vectors, encoders, sparse=sparse, seeds=range(args.seeds))
+        "sweep",
+        lambda: sweep(
+            vectors, subject.autoencoders, sparse=subject.sparse, seeds=range(args.seeds)
+        ),
     )
     timed("ranks", lambda: (rank_table(result), certified_table(result)))
     json.dump(

@@ -18,14 +18,25 @@
 # a varying rank is read as stratification is `[ours]`, after {cite}`shrivastava2024`. The
 # mathematics here is known; the sources stand beside it. The choice of examples is `[ours]`.
 
-# %%
-import importlib.util
+# %% tags=["remove-cell"]
+# On Colab this cell installs the project; anywhere else it does nothing.
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("saerepgeo_lib") is None:
-    raise ModuleNotFoundError(
-        "saerepgeo_lib is not installed: run `make setup` in a clone of the repository, or on "
-        "Colab follow the README's section Colab"
-    )
+REPOSITORY = ""  # both are written by `saerepgeo notebooks`
+BRANCH = "main"
+if "COLAB_RELEASE_TAG" in os.environ:
+    if not REPOSITORY:
+        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
+    if not Path("companion").is_dir():
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
+        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
+    sys.path.insert(0, str(Path("companion").resolve()))
+    from saerepgeo_lib import colab
+
+    colab.set_up()
 
 # %%
 import os

@@ -24,14 +24,25 @@
 # of ten iterates, and measures the error on standardised codes `[authors' code]`. Gradients, valid edits, theorems,
 # controls and verdicts are `[ours]`.
 
-# %%
-import importlib.util
+# %% tags=["remove-cell"]
+# On Colab this cell installs the project; anywhere else it does nothing.
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("saerepgeo_lib") is None:
-    raise ModuleNotFoundError(
-        "saerepgeo_lib is not installed: run `make setup` in a clone of the repository, or on "
-        "Colab follow the README's section Colab"
-    )
+REPOSITORY = ""  # both are written by `saerepgeo notebooks`
+BRANCH = "main"
+if "COLAB_RELEASE_TAG" in os.environ:
+    if not REPOSITORY:
+        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
+    if not Path("companion").is_dir():
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
+        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
+    sys.path.insert(0, str(Path("companion").resolve()))
+    from saerepgeo_lib import colab
+
+    colab.set_up()
 
 # %%
 import os
@@ -47,17 +58,18 @@ from saerepgeo_lib import (
     models,
     plots,
     plots_intervention,
-    presets,
     prompts,
     random_walk,
-    saes,
     scaling,
     separability,
 )
+from saerepgeo_lib.claims import reported_against_found
 from saerepgeo_lib.dose_response import LEAST, PUSH
 from saerepgeo_lib.latents import encode
-from saerepgeo_lib.noise_sweep import child_seed, stream
+from saerepgeo_lib.noise_sweep import child_seed
 from saerepgeo_lib.records import Record
+from saerepgeo_lib.separability import NOTHING
+from saerepgeo_lib.subject import load_subject
 
 # %matplotlib inline
 plots.style()
@@ -66,7 +78,12 @@ plots.style()
 # ## Parameters
 
 # %% tags=["parameters"]
-preset: str = "minilm"  # model and SAEs: minilm, gpt2-small, pythia-70m or gemma-2-2b
+preset: str = (
+    "minilm"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEASE:ID, or a folder
+)
+model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
+hook: str = ""  # where the SAE reads; empty: as its metadata says
+dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
 grouping: str = "clusters"  # local representations: clusters (of all content tokens) or entities
@@ -106,33 +123,21 @@ record = Record(
 concepts = {name: prompts.load_concept(name, prompts_file or None) for name in names}
 
 # %% tags=["hide-input"]
-chosen = presets.get_preset(preset)
 with record.stage("load"):
-    autoencoders = {
-        label: saes.load_sae(source, device=run_on) for label, source in chosen.saes.items()
-    }
-    model = models.load_model(chosen.model, device=run_on)
-sparse = [label for label, source in chosen.saes.items() if source.sparse]
+    subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
+autoencoders, sparse = subject.autoencoders, subject.sparse
 
 # %% [markdown]
 # The control that decides is prepared beside it: the same architecture with the random weights that training would start
 # from, and a TopK SAE of random directions with the same L0. Nothing was learned in either.
 
 # %% tags=["hide-input"]
-NOTHING = "random SAE, random model"
 with record.stage("settings"):
-    seen = {
-        name: separability.see(model, autoencoders, c, grouping=grouping)
-        for name, c in concepts.items()
-    }
-    first = autoencoders[sparse[0]]
-    l0 = round(encode(first, seen[names[0]].residuals.x).l0)
-    random_sae = saes.random_sae(first, l0=l0, generator=stream(seed, "encoder"), keep_centre=False)
-    random_model = models.load_model(chosen.model, device=run_on, random_state=seed)
-    random_seen = {
-        name: separability.see(random_model, {NOTHING: random_sae}, c, grouping=grouping)
-        for name, c in concepts.items()
-    }
+    seen = {name: separability.see(subject, c, grouping=grouping) for name, c in concepts.items()}
+    l0 = round(encode(autoencoders[sparse[0]], seen[names[0]].residuals.x).l0)
+    random_sae, random_seen = separability.see_nothing(
+        subject, concepts, l0=l0, grouping=grouping, seed=seed
+    )
     options = {"grouping": grouping, "min_cluster_size": min_cluster_size}
     settings = {
         (name, label): separability.setting(sae, seen[name], **options)
@@ -353,7 +358,6 @@ summary[(summary["concept"] == names[0]) & (summary["SAE"] == sparse[0])].drop(
     columns=["concept", "SAE"]
 ).style.format(precision=3, na_rep="–").hide(axis="index")
 
-# %% [markdown]
 # %% tags=["hide-input"]
 counts = intervention_verdict.effect_counts(summary)
 record.numbers["objectives"] = dict(counts)
@@ -453,21 +457,23 @@ beside.style.format(precision=2, na_rep="–").hide(axis="index")
 with record.stage("downstream"):
     effects = {}
     for name in names[:n_downstream]:
-        clean = downstream.outputs(model, seen[name].tokens, seen[name].hook, seen[name].residuals)
+        clean = downstream.outputs(
+            subject.model, seen[name].tokens, seen[name].hook, seen[name].residuals
+        )
         for label in sparse:
             effects[name, label] = separability.downstream_effects(
-                model, autoencoders[label], seen[name], settings[name, label],
+                subject.model, autoencoders[label], seen[name], settings[name, label],
                 [p for p in paths[name, label] if p.kind == "valid" and p.name in separability.DOWNSTREAM],
                 clean, n_bootstrap=n_bootstrap, seed=seed,
             )  # fmt: skip
 effect = separability.table(effects)
 record.tables["downstream"] = effect
 if len(effect):
-    display(Markdown(separability.downstream_text(effect, downstream.effect_name(model))))
+    display(Markdown(separability.downstream_text(effect, downstream.effect_name(subject.model))))
 
 # %% tags=["hide-output"]
 effect.style.format(precision=3).hide(axis="index").set_caption(
-    downstream.effect_name(model)
+    downstream.effect_name(subject.model)
 ) if len(effect) else Markdown("Skipped: n_downstream is 0.")
 
 # %% [markdown]
@@ -482,7 +488,7 @@ effect.style.format(precision=3).hide(axis="index").set_caption(
 # %% tags=["hide-input"]
 with record.stage("entity tokens"):
     alone = {
-        name: separability.see(model, autoencoders, c, grouping="entities")
+        name: separability.see(subject, c, grouping="entities")
         for name, c in concepts.items()
         if len(c.entities) > 1
     }
@@ -550,6 +556,17 @@ claims[["id", "subject", "statistic", "value", "low", "high", "p", "n", "verdict
 # 3. Then only the entities' tokens count, and rho* on them decides. They may use fewer features than there are dimensions: then no direction
 #    is unseen, *free from* is inf, and the least error goes with one separability only.
 # ```
+
+# %% [markdown]
+# ## Reported against found here
+#
+# Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
+
+# %% tags=["hide-input"]
+reported_against_found(record.claims).style.hide(axis="index")
+
+# %% [markdown]
+# ## Time and memory
 
 # %%
 pd.DataFrame(record.stages).T.style.format(precision=1)

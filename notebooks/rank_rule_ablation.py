@@ -16,14 +16,25 @@
 # embedded MiniLM and its autoencoders. **Whose is what?** All `[ours]`; the paper is silent on
 # it, as far as we know.
 
-# %%
-import importlib.util
+# %% tags=["remove-cell"]
+# On Colab this cell installs the project; anywhere else it does nothing.
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("saerepgeo_lib") is None:
-    raise ModuleNotFoundError(
-        "saerepgeo_lib is not installed: run `make setup` in a clone of the repository, or on "
-        "Colab follow the README's section Colab"
-    )
+REPOSITORY = ""  # both are written by `saerepgeo notebooks`
+BRANCH = "main"
+if "COLAB_RELEASE_TAG" in os.environ:
+    if not REPOSITORY:
+        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
+    if not Path("companion").is_dir():
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
+        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
+    sys.path.insert(0, str(Path("companion").resolve()))
+    from saerepgeo_lib import colab
+
+    colab.set_up()
 
 # %%
 import os
@@ -40,20 +51,23 @@ from saerepgeo_lib import (
     models,
     plots,
     plots_calibration,
-    presets,
     prompts,
-    residuals,
-    saes,
-    tokens,
 )
+from saerepgeo_lib.claims import reported_against_found
 from saerepgeo_lib.noise_sweep import RESIDUAL, randomized
 from saerepgeo_lib.records import Record
+from saerepgeo_lib.subject import load_subject
 
 # %matplotlib inline
 plots.style()
 
 # %% tags=["parameters"]
-preset: str = "minilm"  # model and SAEs: minilm, gpt2-small, pythia-70m or gemma-2-2b
+preset: str = (
+    "minilm"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEASE:ID, or a folder
+)
+model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
+hook: str = ""  # where the SAE reads; empty: as its metadata says
+dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = (
     "months,days,elements"  # concepts whose residual vectors give mean, spread, directions
 )
@@ -109,30 +123,14 @@ plots_calibration.plot_planted(shown)
 # of the signal, twice the signal), one slot a prompt, and a permutation null of 19 draws for the SAEs.
 
 # %%
-chosen = presets.get_preset(preset)
 concepts = [prompts.load_concept(name) for name in prompts.names_in(concept)]
 with record.stage("load"):
-    autoencoders = {
-        label: saes.load_sae(source, device=run_on) for label, source in chosen.saes.items()
-    }
-    model = models.load_model(chosen.model, device=run_on)
-    for label, sae in autoencoders.items():
-        saes.check_fit(sae, model.cfg.d_model, label)
-sparse = [label for label, source in chosen.saes.items() if source.sparse]
+    subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
+autoencoders, sparse = subject.autoencoders, subject.sparse
 
 # %%
 with record.stage("residuals"):
-    parts = []
-    for prompt_set in concepts:
-        coded = tokens.tokenize(
-            model.tokenizer,
-            prompt_set,
-            n_ctx=model.cfg.n_ctx,
-            prepend_bos=saes.wants_bos(autoencoders),
-        )
-        found = residuals.compute_residuals(model, coded, saes.common_hook(autoencoders))
-        parts.append(found.x)
-real = torch.cat(parts)
+    real = torch.cat([subject.residuals(subject.tokens(given)).x for given in concepts])
 
 # %%
 place = ablation.placement(real)
@@ -316,6 +314,17 @@ pd.DataFrame(
 # 2. Both have the same number of directions, and noise fills all others alike, so the ranks tie.
 # 3. Those between 0.3 and 0.9: seven against seven leaves an AUC uncertain by a quarter. Raise `draws`.
 # ```
+
+# %% [markdown]
+# ## Reported against found here
+#
+# Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
+
+# %% tags=["hide-input"]
+reported_against_found(record.claims).style.hide(axis="index")
+
+# %% [markdown]
+# ## Time and memory
 
 # %%
 pd.DataFrame(record.stages).T.style.format(precision=1)

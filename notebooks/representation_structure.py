@@ -21,14 +21,25 @@
 # `[abstract]` `[authors' notes]`; so is the pipeline with UMAP `[authors' code]`. The pipeline
 # without it, the measures on corresponding objects, the intervals and the controls are `[ours]`.
 
-# %%
-import importlib.util
+# %% tags=["remove-cell"]
+# On Colab this cell installs the project; anywhere else it does nothing.
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("saerepgeo_lib") is None:
-    raise ModuleNotFoundError(
-        "saerepgeo_lib is not installed: run `make setup` in a clone of the repository, or on "
-        "Colab follow the README's section Colab"
-    )
+REPOSITORY = ""  # both are written by `saerepgeo notebooks`
+BRANCH = "main"
+if "COLAB_RELEASE_TAG" in os.environ:
+    if not REPOSITORY:
+        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
+    if not Path("companion").is_dir():
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
+        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
+    sys.path.insert(0, str(Path("companion").resolve()))
+    from saerepgeo_lib import colab
+
+    colab.set_up()
 
 # %%
 import os
@@ -43,15 +54,15 @@ from saerepgeo_lib import (
     models,
     plots,
     plots_structure,
-    presets,
     prompts,
-    saes,
     structure,
     structure_verdict,
 )
 from saerepgeo_lib import structure_table as case2
+from saerepgeo_lib.claims import reported_against_found
 from saerepgeo_lib.noise_sweep import RESIDUAL
 from saerepgeo_lib.records import Record
+from saerepgeo_lib.subject import load_subject
 
 # %matplotlib inline
 plots.style()
@@ -60,7 +71,12 @@ plots.style()
 # ## Parameters
 
 # %% tags=["parameters"]
-preset: str = "minilm"  # model and SAEs: minilm, gpt2-small, pythia-70m or gemma-2-2b
+preset: str = (
+    "minilm"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEASE:ID, or a folder
+)
+model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
+hook: str = ""  # where the SAE reads; empty: as its metadata says
+dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
 min_cluster_size: int = 10  # fewest tokens of a local representation
@@ -96,18 +112,14 @@ record = Record(
 concepts = {name: prompts.load_concept(name, prompts_file or None) for name in names}
 
 # %%
-chosen = presets.get_preset(preset)
 with record.stage("load"):
-    autoencoders = {
-        label: saes.load_sae(source, device=run_on) for label, source in chosen.saes.items()
-    }
-    model = models.load_model(chosen.model, device=run_on)
-sparse = [label for label, source in chosen.saes.items() if source.sparse]
+    subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
+sparse = subject.sparse
 
 # %%
 with record.stage("spaces"):
     views = {
-        name: case2.view(model, autoencoders, sparse, prompt_set, n_random=n_random, seed=seed)
+        name: case2.view(subject, prompt_set, n_random=n_random, seed=seed)
         for name, prompt_set in concepts.items()
     }
 case2.overview(views).style.hide(axis="index")
@@ -128,7 +140,7 @@ with record.stage("clusters"):
         }
         for name, view in views.items()
     }
-first, shown = names[0], [RESIDUAL, *autoencoders]
+first, shown = names[0], [RESIDUAL, *subject.autoencoders]
 
 # %% mystnb={"image": {"alt": "In the book's run: tokens about months on two principal directions, in the residual stream and in three autoencoders, with the largest clusters in colour. There are about as many clusters in every panel; most are small.", "classes": "dark-light"}, "figure": {"caption": "Tokens of the first concept and their largest clusters.", "name": "cluster-maps"}}
 plots_structure.plot_clusters(
@@ -402,6 +414,17 @@ else:
 # 2. It has one edge fewer than there are clusters, so it grows with their number.
 # 3. Order is by the list of entities, which is not one of hue; a circle in another order has a low *order* here.
 # ```
+
+# %% [markdown]
+# ## Reported against found here
+#
+# Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
+
+# %% tags=["hide-input"]
+reported_against_found(record.claims).style.hide(axis="index")
+
+# %% [markdown]
+# ## Time and memory
 
 # %%
 pd.DataFrame(record.stages).T.style.format(precision=1)

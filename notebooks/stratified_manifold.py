@@ -22,14 +22,25 @@
 # rank rules, the nulls, the certificate and the verdict's criteria are reconstructed or added
 # here `[ours]`.
 
-# %%
-import importlib.util
+# %% tags=["remove-cell"]
+# On Colab this cell installs the project; anywhere else it does nothing.
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-if importlib.util.find_spec("saerepgeo_lib") is None:
-    raise ModuleNotFoundError(
-        "saerepgeo_lib is not installed: run `make setup` in a clone of the repository, or on "
-        "Colab follow the README's section Colab"
-    )
+REPOSITORY = ""  # both are written by `saerepgeo notebooks`
+BRANCH = "main"
+if "COLAB_RELEASE_TAG" in os.environ:
+    if not REPOSITORY:
+        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
+    if not Path("companion").is_dir():
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
+        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
+    sys.path.insert(0, str(Path("companion").resolve()))
+    from saerepgeo_lib import colab
+
+    colab.set_up()
 
 # %%
 import os
@@ -44,14 +55,13 @@ from saerepgeo_lib import (
     noise_sweep,
     plots,
     plots_sweep,
-    presets,
     prompts,
     residuals,
-    saes,
-    tokens,
 )
 from saerepgeo_lib import stratification as case1
+from saerepgeo_lib.claims import reported_against_found
 from saerepgeo_lib.records import Record
+from saerepgeo_lib.subject import load_subject
 
 # %matplotlib inline
 plots.style()
@@ -63,7 +73,12 @@ plots.style()
 # `papermill -p concept days` do the same from a command line.
 
 # %% tags=["parameters"]
-preset: str = "minilm"  # model and SAEs: minilm, gpt2-small, pythia-70m or gemma-2-2b
+preset: str = (
+    "minilm"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEASE:ID, or a folder
+)
+model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
+hook: str = ""  # where the SAE reads; empty: as its metadata says
+dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
 positions: str = "content"  # tokens looked at: content (all that count) or entity
@@ -104,28 +119,16 @@ record = Record(
 concepts = {name: prompts.load_concept(name, prompts_file or None) for name in names}
 
 # %%
-chosen = presets.get_preset(preset)
 with record.stage("load"):
-    autoencoders = {
-        label: saes.load_sae(source, device=run_on) for label, source in chosen.saes.items()
-    }
-    hook = saes.common_hook(autoencoders)
-    model = models.load_model(chosen.model, device=run_on)
-    for label, sae in autoencoders.items():
-        saes.check_fit(sae, model.cfg.d_model, label)
-sparse = [label for label, source in chosen.saes.items() if source.sparse]
+    subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
+autoencoders, sparse = subject.autoencoders, subject.sparse
 
 # %%
 with record.stage("residuals"):
-    vectors = {}
-    for name, prompt_set in concepts.items():
-        coded = tokens.tokenize(
-            model.tokenizer,
-            prompt_set,
-            n_ctx=model.cfg.n_ctx,
-            prepend_bos=saes.wants_bos(autoencoders),
-        )
-        vectors[name] = residuals.compute_residuals(model, coded, hook).at(positions)
+    vectors = {
+        name: subject.residuals(subject.tokens(prompt_set)).at(positions)
+        for name, prompt_set in concepts.items()
+    }
 
 pd.DataFrame(
     {
@@ -415,6 +418,17 @@ display(Markdown(case1.verdict_text(entity_claims) if entity_claims else "Skippe
 # 3. At the level that equals the root mean square of the centred residuals; the sweep's
 #    `sigma` in the record's numbers.
 # ```
+
+# %% [markdown]
+# ## Reported against found here
+#
+# Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
+
+# %% tags=["hide-input"]
+reported_against_found(record.claims).style.hide(axis="index")
+
+# %% [markdown]
+# ## Time and memory
 
 # %%
 record.numbers["sigma"] = {name: residuals.rms(r.x) for name, r in vectors.items()}

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.notebooks import check_pairs
+from saerepgeo_lib.notebooks import check_pairs, other_addresses
+from saerepgeo_lib.repository import find_repository
 from saerepgeo_lib.runner import run
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,12 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
     """
     if problems := check_pairs(root / "notebooks"):
         raise UserError("notebook pairs: " + "; ".join(problems) + "; run 'saerepgeo notebooks'")
+    if others := other_addresses(root / "notebooks"):
+        logger.warning(
+            "on Colab these would fetch another repository than this clone's: %s; "
+            "run 'saerepgeo notebooks'",
+            ", ".join(others),
+        )
     stage = root / "_build" / "stage"
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
@@ -80,29 +87,11 @@ def _pages(toc: dict[str, Any]) -> list[str]:
 
 
 def _write_config(root: Path, stage: Path) -> None:
-    """The book's configuration; buttons only where git knows a repository to point at."""
+    """The book's configuration; buttons only where there is a repository to point at."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    url = _repository_url(root)
-    if url is not None:
-        branch = _git(root, "branch", "--show-current") or "main"
-        config["repository"] = {"url": url, "branch": branch}
+    repository = find_repository(root)
+    if repository is not None:
+        config["repository"] = {"url": repository.url, "branch": repository.branch}
         config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
         config["html"]["use_repository_button"] = True
     (stage / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-
-
-def _repository_url(root: Path) -> str | None:
-    """The https address of the GitHub repository that `origin` names, if it does."""
-    remote = _git(root, "remote", "get-url", "origin").removesuffix(".git")
-    if remote.startswith("git@github.com:"):
-        return "https://github.com/" + remote.removeprefix("git@github.com:")
-    return remote if remote.startswith("https://github.com/") else None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    if shutil.which("git") is None:
-        return ""
-    done = subprocess.run(
-        ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() if done.returncode == 0 else ""

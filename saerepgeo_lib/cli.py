@@ -1,4 +1,4 @@
-"""The command line: `saerepgeo run | book | saes | notebooks`."""
+"""The command line: `saerepgeo run | sweep | collect | book | saes | train | notebooks`."""
 
 import argparse
 import logging
@@ -27,19 +27,34 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="run even if the result is there")
     run.add_argument("--list", action="store_true", help="list the notebook's parameters and stop")
 
+    sweep = commands.add_parser("sweep", help="run notebooks over a grid of parameters (resumable)")
+    sweep.add_argument("grid", type=Path, help="a YAML file (see the README: A thousand runs)")
+    sweep.add_argument("-o", "--out", type=Path, default=Path("runs"), help="folder for results")
+    sweep.add_argument("--workers", type=int, help="processes here (default: one a core)")
+    sweep.add_argument("--scheduler", metavar="ADDRESS", help="use this Dask cluster instead")
+    sweep.add_argument("--dry", action="store_true", help="say what there is to do, and stop")
+
+    collect = commands.add_parser("collect", help="make one table of the claims of all runs")
+    collect.add_argument("folder", type=Path, help="where the runs are")
+    collect.add_argument("-o", "--out", type=Path, default=Path("claims.parquet"))
+
     book = commands.add_parser("book", help="execute what changed and render the book")
     book.add_argument("--fresh", action="store_true", help="execute every notebook again")
 
-    saes = commands.add_parser("saes", help="train the shipped autoencoders (resumable)")
-    saes.add_argument("names", nargs="*", help="which ones (default: all)")
-    saes.add_argument("--out", type=Path, help="where weights go (default: data/saes)")
-    saes.add_argument("--work", type=Path, default=None, help="activations and checkpoints")
-    saes.add_argument(
+    saes = commands.add_parser("saes", help="list and search the SAEs that SAELens knows")
+    saes.add_argument("text", nargs="*", help="words of a release or id: topk 19")
+    saes.add_argument("--model", default="", help="only those of this model: gemma-2-2b")
+
+    train = commands.add_parser("train", help="train the shipped autoencoders (resumable)")
+    train.add_argument("names", nargs="*", help="which ones (default: all)")
+    train.add_argument("--out", type=Path, help="where weights go (default: data/saes)")
+    train.add_argument("--work", type=Path, default=None, help="activations and checkpoints")
+    train.add_argument(
         "--text", type=Path, default=None, help="train on this text, one passage a line"
     )
-    saes.add_argument("--wordnet", type=Path, default=None, help="folder of WordNet's data.noun")
-    saes.add_argument("--device", default="auto")
-    saes.add_argument("--max-samples", type=int, default=None, help="stop early (a trial)")
+    train.add_argument("--wordnet", type=Path, default=None, help="folder of WordNet's data.noun")
+    train.add_argument("--device", default="auto")
+    train.add_argument("--max-samples", type=int, default=None, help="stop early (a trial)")
 
     pairs = commands.add_parser("notebooks", help="write each .ipynb from its .py")
     pairs.add_argument("--check", action="store_true", help="only compare")
@@ -62,6 +77,48 @@ def _run(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{result.notebook}{note}\n{result.record}\n")
 
 
+def _sweep(args: argparse.Namespace) -> None:
+    from saerepgeo_lib.grid import read_grid
+
+    grid = read_grid(args.grid)  # mistakes are told before Dask is loaded
+    from saerepgeo_lib.sweep import SHOWN, count_finished, describe, sweep
+
+    if args.dry:
+        done = count_finished(grid, out=args.out)
+        sys.stdout.write(f"{grid.n_runs} runs, {done} finished in {args.out}\n")
+        return
+    outcome = sweep(
+        grid, out=args.out, workers=args.workers, scheduler=args.scheduler,
+        progress="CI" not in os.environ,
+    )  # fmt: skip
+    sys.stdout.write(
+        f"{outcome.total} runs in {args.out}: {outcome.executed} executed, "
+        f"{outcome.found} found, {outcome.failed} failed\n"
+    )
+    if outcome.failed:
+        for failure in outcome.failures:
+            sys.stdout.write(f"  {describe(failure)}\n")
+        more = f"; the first {SHOWN} are shown" if outcome.failed > SHOWN else ""
+        raise RuntimeError(
+            f"{outcome.failed} of {outcome.total} runs failed{more}: the reasons are in "
+            f"{args.out}/*.failed.json, and the same command tries these runs again"
+        )
+
+
+def _collect(args: argparse.Namespace) -> None:
+    from saerepgeo_lib.collect import collect
+
+    table = collect(args.folder, args.out)
+    sys.stdout.write(f"{args.out}: {table.rows} rows of {table.runs} runs\n")
+    if table.alike:
+        sys.stdout.write(
+            f"{table.alike} of these runs repeat another with a changed library, data or package; "
+            "the column 'written' tells them apart\n"
+        )
+    if table.broken:
+        raise RuntimeError(f"{table.broken} broken records were left out (see above)")
+
+
 def _book(args: argparse.Namespace) -> None:
     from saerepgeo_lib.book import build
 
@@ -69,6 +126,16 @@ def _book(args: argparse.Namespace) -> None:
 
 
 def _saes(args: argparse.Namespace) -> None:
+    from saerepgeo_lib.registry import search_saes
+
+    found = search_saes(model=args.model, text=" ".join(args.text))
+    for preset, model, l0 in zip(found["preset"], found["model"], found["L0"], strict=True):
+        sys.stdout.write(f"{preset}\t{model}\t{'' if l0 != l0 else f'L0 {l0:g}'}\n")
+    if found.empty:
+        raise UserError(f"no SAE of SAELens' registry has all of {args.text} in its name")
+
+
+def _train(args: argparse.Namespace) -> None:
     from saerepgeo_lib.corpus import WORDNET_DIR
     from saerepgeo_lib.models import best_device
     from saerepgeo_lib.training import train_shipped
@@ -105,15 +172,21 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("papermill", "httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its tracebacks on Ctrl-C
-    commands = {"run": _run, "book": _book, "saes": _saes, "notebooks": _notebooks}
+    for name in ("asyncio", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # their tracebacks on Ctrl-C
+    commands = {
+        "run": _run, "sweep": _sweep, "collect": _collect, "book": _book, "saes": _saes,
+        "train": _train, "notebooks": _notebooks,
+    }  # fmt: skip
     try:
         commands[args.command](args)
     except UserError as error:
         sys.stderr.write(f"saerepgeo: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("saerepgeo: interrupted; finished parts are kept\n")
+        sys.stderr.write(
+            "saerepgeo: interrupted; finished parts are kept, the same command goes on\n"
+        )
         return 130
     except RuntimeError as error:
         sys.stderr.write(f"saerepgeo: {error}\n")

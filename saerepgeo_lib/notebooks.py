@@ -1,33 +1,23 @@
 """Notebooks: the pairs of `.py` source and `.ipynb`, and their typed parameters."""
 
 import ast
+import contextlib
 import itertools
-import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jupytext
-import yaml
 
+from saerepgeo_lib.colab import read_set_up_cell, set_up_cell
 from saerepgeo_lib.errors import UserError, nearest
+from saerepgeo_lib.files import write_text
+from saerepgeo_lib.parameters import Parameter, parse_value, refuse_secret
+from saerepgeo_lib.repository import Repository, find_repository
 
 NOTEBOOK_DIR = Path(__file__).resolve().parent.parent / "notebooks"
-_SECRET_NAME = re.compile(r"token|secret|passw|credential|api_?key|private_?key", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"\b(hf|sk|ghp|gho|github_pat|xox[bap])[_-][A-Za-z0-9_-]{16,}")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a notebook's parameters cell: `name: type = default  # description`."""
-
-    name: str
-    type: str
-    default: Any
-    description: str
 
 
 def find_notebook(name: str) -> Path:
@@ -35,8 +25,9 @@ def find_notebook(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".py", ".ipynb"):
         source = path.with_suffix(".py")
-        if source.is_file():
-            return source
+        with contextlib.suppress(OSError):  # a name too long for any file
+            if source.is_file():
+                return source
         raise UserError(f"no notebook source at {source}")
     valid = {p.stem: p for p in sorted(NOTEBOOK_DIR.glob("*.py"))}
     if name not in valid:
@@ -46,21 +37,33 @@ def find_notebook(name: str) -> Path:
 
 def read_parameters(source: Path) -> dict[str, Parameter]:
     """The parameters of a notebook, in order. The cell is parsed, never executed."""
-    cells = jupytext.read(source).cells
+    try:
+        cells = jupytext.read(source).cells
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot read {source}: {error}") from error
     tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
     if len(tagged) != 1:
         raise UserError(f"{source} has {len(tagged)} cells tagged 'parameters', expected 1")
     code = tagged[0].source
     lines = code.splitlines()
+    expected = f"{source}: parameters are lines 'name: type = literal  # description'"
     out = {}
-    for node in ast.parse(code).body:
+    try:
+        nodes = ast.parse(code).body
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{expected}; {error}") from None
+    for node in nodes:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            raise UserError(f"{source}: parameters are lines 'name: type = literal  # description'")
+            raise UserError(expected)
         comments = "\n".join(lines[node.lineno - 1 : node.end_lineno]).rpartition("#")
+        try:
+            default = ast.literal_eval(node.value) if node.value is not None else None
+        except ValueError:
+            raise UserError(f"{expected}; {node.target.id!r} has no literal") from None
         out[node.target.id] = Parameter(
             node.target.id,
             ast.unparse(node.annotation),
-            ast.literal_eval(node.value) if node.value is not None else None,
+            default,
             comments[2].strip() if comments[1] else "",
         )
     return out
@@ -75,54 +78,26 @@ def parse_parameters(source: Path, given: list[tuple[str, str]]) -> dict[str, An
     declared = read_parameters(source)
     out: dict[str, Any] = {}
     for name, text in given:
-        if _SECRET_NAME.search(name) or _SECRET_VALUE.search(text):
-            raise UserError(
-                f"parameter {name!r} looks like a secret, and parameters are printed in the "
-                "notebook; put it into the environment instead (for example HF_TOKEN)"
-            )
+        refuse_secret(name, text)
         if name not in declared:
             raise UserError(f"{source.stem} has no parameter {name!r}; {nearest(name, declared)}")
         if name in out:
             raise UserError(f"parameter {name!r} is given twice")
-        out[name] = _parse_value(declared[name], text)
+        out[name] = parse_value(declared[name], text)
     return out
 
 
-def _parse_value(parameter: Parameter, text: str) -> Any:
-    if parameter.type == "str":
-        return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    if _is_type(value, parameter.type):
-        return _as_type(value, parameter.type)
-    raise UserError(
-        f"parameter {parameter.name!r} is a {parameter.type} ({parameter.description}), "
-        f"for example {json.dumps(parameter.default)}; got {text!r}"
-    )
-
-
-def _is_type(value: Any, kind: str) -> bool:
-    if kind.startswith("list["):
-        return isinstance(value, list) and all(_is_type(v, kind[5:-1]) for v in value)
-    if kind == "float":
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
-    return {"bool": bool, "str": str}[kind] is type(value)
-
-
-def _as_type(value: Any, kind: str) -> Any:
-    if kind.startswith("list["):
-        return [_as_type(v, kind[5:-1]) for v in value]
-    return float(value) if kind == "float" else value
-
-
 def check_pairs(folder: Path = NOTEBOOK_DIR) -> list[str]:
-    """Differences between each `.ipynb` and its `.py`, by content; empty if none."""
+    """Differences between each `.ipynb` and its `.py`, by content; empty if none.
+
+    A set-up cell must be the library's, with whatever address: a fork's clone passes as well.
+    """
     problems = []
     sources = {p.stem: p for p in sorted(folder.glob("*.py"))}
+    for name, source in sources.items():
+        text = source.read_text(encoding="utf-8")
+        if _with_set_up(text, None) != text:
+            problems.append(f"{name}.py has a set-up cell that is not the library's")
     for orphan in sorted({p.stem for p in folder.glob("*.ipynb")} - set(sources)):
         problems.append(f"{orphan}.ipynb has no source {orphan}.py")
     for name, source in sources.items():
@@ -151,10 +126,37 @@ def _content(notebook: Any) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def make_pairs(folder: Path = NOTEBOOK_DIR) -> list[Path]:
-    """Write each `.ipynb` from its `.py` (that way only), keeping the ids of unchanged cells."""
+    """Write each `.ipynb` from its `.py` (that way only), keeping the ids of unchanged cells.
+
+    Before that the set-up cell of each `.py` is renewed, with the address of the repository if
+    one is known, else with the address that it has.
+    """
+    repository = find_repository(folder.resolve().parent)
     made = []
     for source in sorted(folder.glob("*.py")):
+        text = source.read_text(encoding="utf-8")
+        if (renewed := _with_set_up(text, repository)) != text:
+            write_text(source, renewed)
         command = [sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--update"]
         subprocess.run([*command, "--set-kernel", "python3", str(source)], check=True)
         made.append(source.with_suffix(".ipynb"))
     return made
+
+
+def other_addresses(folder: Path = NOTEBOOK_DIR) -> list[str]:
+    """Notebooks whose set-up cell fetches another repository than the one this clone is of."""
+    repository = find_repository(folder.resolve().parent)
+    texts = {p.stem: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.py"))}
+    return [name for name, text in texts.items() if _with_set_up(text, repository) != text]
+
+
+def _with_set_up(text: str, repository: Repository | None) -> str:
+    """The text of a `.py` with its set-up cell, if it has one, as the library writes it."""
+    cells = re.split(r"^(?=# %%)", text, flags=re.MULTILINE)
+    for i, cell in enumerate(cells):
+        written = read_set_up_cell(cell)
+        if written is not None:
+            url, branch = (repository.url, repository.branch) if repository else written
+            cells[i] = f'# %% tags=["remove-cell"]\n{set_up_cell(url, branch)}\n\n'
+            break
+    return "".join(cells)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from saerepgeo_lib.errors import choose
-
 
 @dataclass(frozen=True)
 class SaeSource:
@@ -69,8 +67,3 @@ PRESETS = {
         ),
     )
 }
-
-
-def get_preset(name: str) -> Preset:
-    """The preset of that name; an unknown one is refused with the nearest valid names."""
-    return PRESETS[choose("preset", name, PRESETS)]

@@ -17,8 +17,8 @@ import pandas as pd
 from saerepgeo_lib.claims import Claim
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import write_json
+from saerepgeo_lib.record_files import RECORD_VERSION
 
-RECORD_VERSION = 1
 _PACKAGES = (
     "torch", "numpy", "scipy", "scikit-learn", "pandas", "transformers", "transformer-lens",
     "sae-lens", "papermill", "jupytext",

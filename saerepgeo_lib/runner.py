@@ -1,13 +1,12 @@
 """Run a notebook through papermill: strict parameters, one record, a cache keyed on everything."""
 
-import importlib.metadata
+import functools
 import logging
 import os
-import platform
+import re
 import shutil
 import subprocess
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,40 @@ import jupytext
 import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from traitlets import Dict, Unicode
+from traitlets.config import Config
 
-import saerepgeo_lib
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.files import data_dir, read_json, sha256_file, sha256_json
+from saerepgeo_lib.files import held_lock, read_json
 from saerepgeo_lib.notebooks import find_notebook, parse_parameters, read_parameters
+from saerepgeo_lib.parameters import check_value
+from saerepgeo_lib.record_files import RECORD_END, read_record
+from saerepgeo_lib.run_key import run_key
 
 logger = logging.getLogger(__name__)
 
 _KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD_VARIABLE = "SAEREPGEO_RECORD"  # tells the running notebook where its record goes
+_HIDDEN = re.compile(r"\.(.+-[0-9a-f]{16})\.")  # locks and folders of runs that are not finished
 
 
-class _QuietKernelManager(AsyncKernelManager):
-    """Kernels whose own stderr (start-up notices, tracebacks on Ctrl-C) is dropped.
+class KernelManager(AsyncKernelManager):
+    """A kernel with its own folder and environment; what it writes to stderr is dropped.
 
-    What a cell prints or raises reaches the notebook by another way.
+    What a cell prints or raises reaches the notebook by another way. The process' own folder
+    and environment stay as they are, so runs may share a process.
     """
 
+    folder = Unicode(help="where the kernel works").tag(config=True)
+    variables = Dict(help="added to the environment").tag(config=True)
+
     async def _async_start_kernel(self, **kwargs: Any) -> None:
-        await super()._async_start_kernel(stderr=subprocess.DEVNULL, **kwargs)
+        environment = {**os.environ, **self.variables}
+        await super()._async_start_kernel(
+            stderr=subprocess.DEVNULL, cwd=self.folder, env=environment, **kwargs
+        )
 
     start_kernel = _async_start_kernel
 
@@ -52,6 +64,21 @@ class Run:
     record: Path
     cached: bool
 
+    @property
+    def folder(self) -> Path:
+        """The run's folder, NAME-KEY."""
+        return self.notebook.parent
+
+    @property
+    def failed_notebook(self) -> Path:
+        """Where what was executed of a failed run lies, beside the folder."""
+        return self.folder.parent / f"{self.folder.name}.failed.ipynb"
+
+    @property
+    def failure(self) -> Path:
+        """Where a sweep notes why a run failed, beside the folder."""
+        return self.folder.parent / f"{self.folder.name}.failed.json"
+
 
 def run(
     name: str,
@@ -61,73 +88,146 @@ def run(
     fresh: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Execute a notebook with parameters into `out/NAME-KEY/`, or find it executed there.
-
-    KEY is a hash of the notebook, its parameters, the library, the data and the versions of
-    the packages; so a change in any of these runs it again. The folder appears only when
-    the run is complete. A failed run leaves NAME.failed.ipynb in `out`, and raises UserError
-    (the user's mistake) or NotebookError.
-    """
+    """`run_notebook` with a notebook's name and with parameters as texts."""
     source = find_notebook(name)
-    parameters = parse_parameters(source, given)
-    values = {n: p.default for n, p in read_parameters(source).items()} | parameters
-    folder = out / f"{source.stem}-{_key(source, values)[:16]}"
-    result = Run(folder / f"{source.stem}.ipynb", folder / f"{source.stem}.record.json", True)
-    if folder.is_dir() and not fresh:
-        if _is_whole(result):
-            return result
-        logger.warning("%s is broken; running the notebook again", folder)
+    return run_notebook(
+        source, parse_parameters(source, given), out=out, fresh=fresh, progress=progress
+    )
+
+
+def run_notebook(
+    source: Path,
+    parameters: dict[str, Any],
+    *,
+    out: Path,
+    cwd: Path | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Execute a notebook in `cwd` with parameters into `out/NAME-KEY/`, or find it executed there.
+
+    KEY is `run_key`'s; so a change in anything that determines the result runs it again. The
+    folder appears only when the run is complete. Of several processes that want the same run,
+    one executes it and the others wait and find it. A failed run leaves NAME-KEY.failed.ipynb
+    in `out`, and raises UserError (the user's mistake) or NotebookError.
+    """
+    cwd = Path.cwd() if cwd is None else cwd
+    result = find_run(source, parameters, out=out, cwd=cwd)
+    if not fresh and is_finished(result):
+        return replace(result, cached=True)
     out.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out, prefix=f".{source.stem}."))
-    try:
-        record = temporary / result.record.name
-        executed = temporary / result.notebook.name
-        _execute(source, executed, record, parameters, out=out, progress=progress)
-        if not record.is_file():
-            raise NotebookError(f"{source.stem} ended without writing its record")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.chmod(0o755)
+    name = result.folder.name
+    with held_lock(out / f".{name}.lock"):
+        _clean(out, name)
+        if not fresh and is_finished(result, report=True):
+            return replace(result, cached=True)
+        part = out / f".{name}.part"
+        part.mkdir()
         try:
-            temporary.rename(folder)
-        except OSError:
-            if not _is_whole(result):  # else an equal run was faster
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return Run(result.notebook, result.record, cached=False)
+            _execute(source, part, result, parameters, cwd=cwd, progress=progress)
+            _put(part, result.folder)
+            result.failed_notebook.unlink(missing_ok=True)
+            result.failure.unlink(missing_ok=True)
+        finally:
+            _clean(out, name)
+    return result
+
+
+def find_run(source: Path, parameters: dict[str, Any], *, out: Path, cwd: Path) -> Run:
+    """Where the result of a run is or will be; nothing is read or written there."""
+    values = _load(source, source.stat().st_size, source.stat().st_mtime_ns)[0] | parameters
+    folder = out / f"{source.stem}-{run_key(source, values, cwd=cwd)[:16]}"
+    return Run(folder / f"{source.stem}.ipynb", folder / f"{source.stem}{RECORD_END}", False)
+
+
+def is_finished(run: Run, *, report: bool = False) -> bool:
+    """Whether a run's folder holds a whole notebook and a whole record; a broken one is logged."""
+    if not run.folder.is_dir():
+        return False
+    try:
+        read_record(run.record)
+        if not isinstance(read_json(run.notebook)["cells"], list):
+            raise UserError(f"{run.notebook} is no notebook")
+    except (UserError, KeyError, TypeError) as error:
+        if report:
+            logger.warning("%s is broken (%s); running the notebook again", run.folder, error)
+        return False
+    return True
+
+
+def clean(out: Path) -> None:
+    """Remove what killed runs left in `out`; what belongs to a living run is left alone."""
+    names = {found[1] for path in out.glob(".*") if (found := _HIDDEN.match(path.name))}
+    for name in names:
+        with held_lock(out / f".{name}.lock", wait=False) as held:
+            if held:
+                _clean(out, name)
+
+
+def _clean(out: Path, name: str) -> None:
+    """Remove a run's unfinished folder (its lock is held), but never its only finished one."""
+    old = out / f".{name}.old"
+    if old.is_dir() and not (out / name).exists():
+        old.rename(out / name)  # killed between the two renames of `_put`
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(out / f".{name}.part", ignore_errors=True)
+
+
+def _put(part: Path, folder: Path) -> None:
+    """Rename a complete folder to its place; at every moment a finished one can be found."""
+    if folder.exists():
+        folder.rename(folder.parent / f".{folder.name}.old")
+    part.rename(folder)
+
+
+@functools.lru_cache(maxsize=32)
+def _load(source: Path, size: int, changed: int) -> tuple[dict[str, Any], str]:
+    """The default values of a notebook's parameters, and its text as .ipynb."""
+    defaults = {n: check_value(p, p.default) for n, p in read_parameters(source).items()}
+    notebook = jupytext.read(source)
+    notebook.metadata["kernelspec"] = _KERNEL
+    return defaults, jupytext.writes(notebook, fmt="ipynb")
 
 
 def _execute(
     source: Path,
-    executed: Path,
-    record: Path,
+    folder: Path,
+    result: Run,
     parameters: dict[str, Any],
     *,
-    out: Path,
+    cwd: Path,
     progress: bool,
 ) -> None:
+    """Execute into `folder`, which holds notebook and record afterwards, and nothing else."""
+    executed, record = folder / result.notebook.name, folder / result.record.name
     pair = executed.with_suffix(".source.ipynb")
-    notebook = jupytext.read(source)
-    notebook.metadata["kernelspec"] = _KERNEL
-    jupytext.write(notebook, pair, fmt="ipynb")
-    os.environ[RECORD_VARIABLE] = str(record.resolve())
+    text = _load(source, source.stat().st_size, source.stat().st_mtime_ns)[1]
+    pair.write_text(text, encoding="utf-8")
+    kernel = {"folder": str(cwd), "variables": {RECORD_VARIABLE: str(record.resolve())}}
     try:
         papermill.execute_notebook(
-            str(pair), str(executed), parameters, kernel_name="python3", cwd=str(Path.cwd()),
-            progress_bar=progress, log_output=False, kernel_manager_class=_QuietKernelManager,
+            str(pair), str(executed), parameters, kernel_name="python3", progress_bar=progress,
+            log_output=False, kernel_manager_class=KernelManager,
+            config=Config({"KernelManager": kernel}),
         )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == UserError.__name__:
             raise UserError(error.evalue) from None
-        failed = out / f"{source.stem}.failed.ipynb"
-        shutil.copyfile(executed, failed)
+        executed.replace(result.failed_notebook)
         raise NotebookError(
             f"{source.stem} failed in cell {error.exec_count} ({error.ename}: {error.evalue}); "
-            f"what was executed is in {failed}\n" + "\n".join(error.traceback)
+            f"what was executed is in {result.failed_notebook}\n" + "\n".join(error.traceback)
         ) from None
-    finally:
-        del os.environ[RECORD_VARIABLE]
-        pair.unlink(missing_ok=True)
+    except DeadKernelError:
+        executed.replace(result.failed_notebook)
+        raise NotebookError(
+            f"{source.stem}: its process died, perhaps for lack of memory; what was executed is "
+            f"in {result.failed_notebook}"
+        ) from None
+    if not record.is_file():
+        raise NotebookError(f"{source.stem} ended without writing its record")
+    read_record(record)
+    pair.unlink()
     _strip_run_metadata(executed)
 
 
@@ -140,34 +240,3 @@ def _strip_run_metadata(path: Path) -> None:
         cell.metadata.pop("execution", None)
         cell["id"] = f"cell-{i}"
     nbformat.write(notebook, path)
-
-
-def _is_whole(result: Run) -> bool:
-    """Whether both files of a cached run can be read."""
-    try:
-        nbformat.read(result.notebook, as_version=4)
-        return isinstance(read_json(result.record).get("claims"), list)
-    except (UserError, OSError, ValueError, AttributeError, nbformat.ValidationError):
-        return False
-
-
-def _key(source: Path, values: dict[str, Any]) -> str:
-    """Hash of everything that determines the executed notebook."""
-    library = sorted(Path(saerepgeo_lib.__file__).parent.glob("*.py"))
-    data = sorted(p for p in data_dir().rglob("*") if p.is_file() and p.suffix != ".md")
-    used = [
-        Path(v).resolve() for v in values.values() if isinstance(v, str) and v and Path(v).is_file()
-    ]
-    packages = sorted(
-        f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()
-    )
-    return sha256_json(
-        {
-            "notebook": sha256_file(source),
-            "parameters": values,
-            "files": [["/".join(p.parts[-2:]), sha256_file(p)] for p in [*library, *data, *used]],
-            "packages": packages,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-        }
-    )

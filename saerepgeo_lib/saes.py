@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises when it refuses to run a file's code
 from typing import Any
 
 import torch
-from sae_lens import SAE, TopKSAE, TopKSAEConfig
+from sae_lens import SAE, TopKSAE, TopKSAEConfig, TranscoderConfig
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors import SafetensorError
 
 from saerepgeo_lib.errors import UserError, choose
@@ -15,6 +17,8 @@ from saerepgeo_lib.presets import SaeSource
 
 WEIGHTS_FILE = "sae_weights.safetensors"
 CARD_FILE = "card.json"
+_NORMALISATIONS = ("none", None, "layer_norm", "constant_norm_rescale")  # what encode does itself
+_KINDS = {"standard": "L1-ReLU", "topk": "TopK", "jumprelu": "JumpReLU", "gated": "gated"}
 
 
 def shipped_saes() -> dict[str, Path]:
@@ -39,7 +43,7 @@ def load_sae(source: SaeSource | str | Path, *, device: str = "cpu") -> Any:
     UserError for unknown names, damaged or swapped weights, or no network.
     """
     if isinstance(source, SaeSource) and source.release is not None:
-        return _load_release(source.release, str(source.sae_id), device)
+        return _usable(_load_release(source.release, str(source.sae_id), device))
     name = source.shipped if isinstance(source, SaeSource) else source
     folder = Path(str(name))
     if not folder.is_dir():
@@ -59,15 +63,35 @@ def load_sae(source: SaeSource | str | Path, *, device: str = "cpu") -> Any:
         sae = SAE.load_from_disk(folder, device=device, dtype="float32")
     except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
         raise UserError(f"cannot load the SAE in {folder}: {error}") from error
+    return _usable(sae)
+
+
+def _usable(sae: Any) -> Any:
+    """The SAE, if it can encode residual vectors as they are."""
+    if isinstance(sae.cfg, TranscoderConfig) or sae.cfg.metadata.hook_head_index is not None:
+        raise UserError(
+            f"a {sae.cfg.architecture()} at {sae.cfg.metadata.hook_name!r} does not reconstruct "
+            "what it reads in the residual stream; choose an SAE of the residual stream"
+        )
+    if sae.cfg.normalize_activations not in _NORMALISATIONS:
+        raise UserError(
+            f"the SAE was trained on normalised activations ({sae.cfg.normalize_activations}), and "
+            "by how much is not known; fold that into the weights first, for example with "
+            "sae.fold_activation_norm_scaling_factor, and save it to a folder"
+        )
     return sae.eval()
 
 
 def _load_release(release: str, sae_id: str, device: str) -> Any:
+    registry = get_pretrained_saes_directory()
+    if "/" not in release:  # else a repository on the hub
+        choose("release of SAELens", release, registry)
+        choose(f"SAE of {release}", sae_id, registry[release].saes_map)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return SAE.from_pretrained(release, sae_id, device=device).eval()
-    except (OSError, ValueError) as error:
+            return SAE.from_pretrained(release, sae_id, device=device)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load SAE {sae_id!r} of release {release!r}: {reason}") from error
 
@@ -86,6 +110,30 @@ def common_hook(saes: Mapping[str, Any]) -> str:
     if len(set(hooks.values())) != 1:
         raise UserError(f"the SAEs must share one hook, but they were trained at {hooks}")
     return next(iter(hooks.values()))
+
+
+def kind_of(sae: Any) -> str:
+    """A label from the SAE's architecture, such as "TopK SAE"."""
+    name = str(sae.cfg.architecture())
+    return f"{_KINDS.get(name, name)} SAE"
+
+
+def trained_model(sae: Any) -> str:
+    """The model that the SAE was trained on, from its own metadata."""
+    name = sae.cfg.metadata.model_name
+    if not name:
+        raise UserError(
+            "the SAE's metadata names no model (cfg.metadata.model_name); give model_name"
+        )
+    return str(name)
+
+
+def trained_processing(saes: Mapping[str, Any]) -> dict[str, Any]:
+    """How the model's weights were processed before training (model_from_pretrained_kwargs)."""
+    found = [dict(sae.cfg.metadata.model_from_pretrained_kwargs or {}) for sae in saes.values()]
+    if any(other != found[0] for other in found):
+        raise UserError(f"the SAEs were trained on differently processed models: {found}")
+    return found[0]
 
 
 def wants_bos(saes: Mapping[str, Any]) -> bool:

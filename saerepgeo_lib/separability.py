@@ -22,8 +22,8 @@ from saerepgeo_lib.local_representations import cluster_pca, space_of
 from saerepgeo_lib.noise_sweep import stream, workers
 from saerepgeo_lib.points import NotEstimable
 from saerepgeo_lib.prompts import Concept, names_in
-from saerepgeo_lib.residuals import Residuals, compute_residuals
-from saerepgeo_lib.saes import check_fit, common_hook, wants_bos
+from saerepgeo_lib.residuals import Residuals
+from saerepgeo_lib.saes import random_sae
 from saerepgeo_lib.scaling import (
     arrangement_scaling,
     free_from,
@@ -32,11 +32,13 @@ from saerepgeo_lib.scaling import (
     uniform_scaling,
 )
 from saerepgeo_lib.structure import groups_of
-from saerepgeo_lib.tokens import Tokens, tokenize
+from saerepgeo_lib.subject import Subject
+from saerepgeo_lib.tokens import Tokens
 
 T = TypeVar("T")
 Grouping = Literal["clusters", "entities"]
-SHUFFLED, RANDOM = "separate, shuffled labels", "random direction"
+NOTHING = "random SAE, random model"
+SHUFFLED = "separate, shuffled labels"
 UP, DOWN = 1.5, 0.5  # how far separability alone is pushed
 DOWNSTREAM = ("separate", "gather", "reconstruct", f"push to x {UP:g}", f"push to x {DOWN:g}")
 Key = tuple[str, str]  # concept and SAE
@@ -83,25 +85,32 @@ class Seen:
         return folds
 
 
-def see(
-    model: Any,
-    autoencoders: Mapping[str, Any],
-    concept: Concept,
-    *,
-    grouping: Grouping = "clusters",
-) -> Seen:
+def see(subject: Subject, concept: Concept, *, grouping: Grouping = "clusters") -> Seen:
     """One forward pass. All content tokens for "clusters", the entities' tokens for "entities"."""
     choose("grouping", grouping, ("clusters", "entities"))
-    for label, sae in autoencoders.items():
-        check_fit(sae, model.cfg.d_model, label)
-    coded = tokenize(
-        model.tokenizer, concept, n_ctx=model.cfg.n_ctx, prepend_bos=wants_bos(autoencoders)
-    )
-    hook = common_hook(autoencoders)
-    found = compute_residuals(model, coded, hook)
+    coded = subject.tokens(concept)
+    found = subject.residuals(coded)
     found = found.at("entity") if grouping == "entities" else found
     groups = groups_of(found, concept)
-    return Seen(coded, found, hook, groups.frame, groups.entity)
+    return Seen(coded, found, subject.hook, groups.frame, groups.entity)
+
+
+def see_nothing(
+    subject: Subject, concepts: Mapping[str, Concept], *, l0: int, grouping: Grouping, seed: int = 0
+) -> tuple[Any, dict[str, Seen]]:
+    """The control that decides: a random SAE on a random model, in which nothing was learned.
+
+    The model's architecture with the weights that training would start from, and a TopK SAE of
+    random directions with the width of the subject's first SAE and that L0.
+    """
+    sae = random_sae(
+        subject.autoencoders[subject.sparse[0]], l0=l0, generator=stream(seed, "encoder"),
+        keep_centre=False,
+    )  # fmt: skip
+    nothing = Subject(subject.random_model(seed), {NOTHING: sae}, at=subject.hook)
+    return sae, {
+        name: see(nothing, concept, grouping=grouping) for name, concept in concepts.items()
+    }
 
 
 def setting(

@@ -12,14 +12,13 @@ from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE, Labels
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.latents import encode
 from saerepgeo_lib.local_representations import Space, space_of
-from saerepgeo_lib.models import best_device, load_model
+from saerepgeo_lib.models import best_device
 from saerepgeo_lib.noise_sweep import RESIDUAL, randomized, stream
-from saerepgeo_lib.presets import get_preset
 from saerepgeo_lib.prompts import Concept, load_concept, names_in
-from saerepgeo_lib.residuals import Residuals, compute_residuals
-from saerepgeo_lib.saes import check_fit, common_hook, load_sae, random_sae, wants_bos
+from saerepgeo_lib.residuals import Residuals
+from saerepgeo_lib.saes import random_sae
 from saerepgeo_lib.structure import Groups, groups_of, measure_spaces, structure_table
-from saerepgeo_lib.tokens import tokenize
+from saerepgeo_lib.subject import Subject, load_subject
 
 
 def check_parameters(
@@ -59,28 +58,18 @@ class View:
         return self.groups.entity >= 0
 
 
-def view(
-    model: Any,
-    autoencoders: Mapping[str, Any],
-    sparse: Sequence[str],
-    concept: Concept,
-    *,
-    n_random: int = 3,
-    seed: int = 0,
-) -> View:
+def view(subject: Subject, concept: Concept, *, n_random: int = 3, seed: int = 0) -> View:
     """The residual stream, every autoencoder's latents, and random encoders for each sparse one.
 
     One forward pass of the prompts.
     """
-    for label, sae in autoencoders.items():
-        check_fit(sae, model.cfg.d_model, label)
-    coded = tokenize(
-        model.tokenizer, concept, n_ctx=model.cfg.n_ctx, prepend_bos=wants_bos(autoencoders)
-    )
-    found = compute_residuals(model, coded, common_hook(autoencoders))
+    coded = subject.tokens(concept)
+    found = subject.residuals(coded)
     ids = coded.ids[found.prompt, found.position].tolist()
-    words = tuple(model.tokenizer.convert_ids_to_tokens(ids))
-    return view_of(found, words, autoencoders, sparse, concept, n_random=n_random, seed=seed)
+    words = tuple(subject.model.tokenizer.convert_ids_to_tokens(ids))
+    return view_of(
+        found, words, subject.autoencoders, subject.sparse, concept, n_random=n_random, seed=seed
+    )
 
 
 def view_of(
@@ -161,14 +150,9 @@ def compare(
     run_on = best_device(device)
     parts = []
     for preset in presets:
-        chosen = get_preset(preset)
-        autoencoders = {k: load_sae(source, device=run_on) for k, source in chosen.saes.items()}
-        model = load_model(chosen.model, device=run_on)
-        sparse = [label for label, source in chosen.saes.items() if source.sparse]
+        subject = load_subject(preset, device=run_on)
         for name in concepts:
-            seen = view(
-                model, autoencoders, sparse, load_concept(name), n_random=n_random, seed=seed
-            )
+            seen = view(subject, load_concept(name), n_random=n_random, seed=seed)
             found = measure_spaces(
                 seen.spaces, seen.groups, n_groups=n_groups, min_cluster_size=min_cluster_size,
                 seed=seed,

@@ -11,6 +11,7 @@ from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import read_json
 from saerepgeo_lib.latents import encode
 from saerepgeo_lib.local_representations import cluster_pca, space_of
+from saerepgeo_lib.subject import Subject
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def concept():
 
 @pytest.fixture(scope="module")
 def seen(minilm, topk, concept):
-    return separability.see(minilm, topk, concept)
+    return separability.see(Subject(minilm, topk), concept)
 
 
 def test_local_representations_are_case_2s_clusters_or_the_entities(minilm, topk, concept, seen):
@@ -35,7 +36,7 @@ def test_local_representations_are_case_2s_clusters_or_the_entities(minilm, topk
     labels = cluster_pca(space_of(codes.values.double().numpy()))
     assert setting.labels.tolist() == labels.tolist()
     assert setting.mse == pytest.approx(decoding.own_mse(sae, seen.residuals.x, codes), rel=1e-5)
-    alone = separability.see(minilm, topk, concept, grouping="entities")
+    alone = separability.see(Subject(minilm, topk), concept, grouping="entities")
     groups = separability.setting(sae, alone, grouping="entities")
     assert alone.residuals.entity.all() and len(groups.counts) == 7
     known = structure.groups_of(alone.residuals, concept).entity

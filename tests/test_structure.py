@@ -28,6 +28,7 @@ from saerepgeo_lib.local_representations import cluster_authors, cluster_pca, sp
 from saerepgeo_lib.noise_sweep import RESIDUAL
 from saerepgeo_lib.points import NotEstimable
 from saerepgeo_lib.statistics import jackknife
+from saerepgeo_lib.subject import Subject
 
 HOOK = "blocks.4.hook_out"
 
@@ -298,7 +299,7 @@ def days_concept():
 
 @pytest.fixture(scope="module")
 def topk():
-    source = presets.get_preset("minilm").saes
+    source = presets.PRESETS["minilm"].saes
     return {label: saes.load_sae(s) for label, s in source.items() if "TopK" in label}
 
 
@@ -354,7 +355,7 @@ def test_another_batch_size_moves_numbers_by_rounding_only(minilm, topk, days_co
 
 
 def test_a_view_knows_its_tokens(minilm, topk, days_concept):
-    seen = structure_table.view(minilm, topk, list(topk), days_concept, n_random=2)
+    seen = structure_table.view(Subject(minilm, topk), days_concept, n_random=2)
     (label,) = topk
     assert list(seen.spaces) == [RESIDUAL, label, f"random {label} #1", f"random {label} #2"]
     assert list(seen.single) == [RESIDUAL, label, f"random {label} #1"]

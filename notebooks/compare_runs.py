@@ -1,0 +1,150 @@
+# %% [markdown]
+# # Many runs · Which claims hold where?
+#
+# One run answers for a few concepts on one model. A *sweep* runs the cases over a grid (models, layers, concepts,
+# seeds, noise laws), and this page puts the verdicts of all its runs side by side.
+#
+# On this page you will see
+#
+# - how to run a grid, on one machine or on a cluster, and to go on where it stopped;
+# - each claim's verdicts, counted over all runs of a table;
+# - one claim close up: its statistic with intervals, case by case.
+#
+# **Preset**: whatever the table holds. The book shows the table that it ships: the embedded MiniLM, the three cases, each
+# of the nine concepts in a run of its own. **Time**: seconds, nothing is computed again.
+#
+# **Whose is what?** The claims' tags say it; comparing over runs is `[ours]`.
+
+# %% tags=["remove-cell"]
+# On Colab this cell installs the project; anywhere else it does nothing.
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = ""  # both are written by `saerepgeo notebooks`
+BRANCH = "main"
+if "COLAB_RELEASE_TAG" in os.environ:
+    if not REPOSITORY:
+        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
+    if not Path("companion").is_dir():
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
+        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
+    sys.path.insert(0, str(Path("companion").resolve()))
+    from saerepgeo_lib import colab
+
+    colab.set_up()
+
+# %%
+import os
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown
+
+from saerepgeo_lib import compare, plots, plots_compare
+from saerepgeo_lib.claims import paper_claims
+from saerepgeo_lib.models import best_device
+from saerepgeo_lib.records import Record
+
+# %matplotlib inline
+plots.style()
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+table: str = ""  # a table made by `saerepgeo collect`; empty: the one that comes with the book
+by: str = "preset"  # compare by this column: preset, seed, noise_scaling or any other parameter
+claim: str = "case3-separability-helps"  # the claim that is shown close up
+
+# %% [markdown]
+# ## A grid of runs
+#
+# A grid is a YAML file. The shipped table came from this one:
+
+# %% tags=["hide-input"]
+source = compare.shipped_claims().with_suffix(".yml")
+Markdown(f"```yaml\n{source.read_text()}```")
+
+# %% [markdown]
+# ```bash
+# saerepgeo sweep grid.yml -o runs/mine            # on this machine's cores; the same command goes on
+# saerepgeo sweep grid.yml -o runs/mine --scheduler tcp://head:8786     # on any Dask cluster
+# saerepgeo collect runs/mine -o mine.parquet
+# saerepgeo run compare_runs -p table mine.parquet
+# ```
+#
+# Layers are an axis like any other, since an SAE brings its layer along: `preset: [pythia-70m-deduped-res-sm:blocks.1.hook_resid_post,
+# pythia-70m-deduped-res-sm:blocks.3.hook_resid_post]`.
+#
+# ## What is in the table
+
+# %% tags=["hide-input"]
+record = Record(
+    notebook="compare_runs",
+    parameters={name: globals()[name] for name in __annotations__},
+    seeds=[],
+    device=best_device("cpu"),
+)
+with record.stage("read"):
+    found = compare.read_claims(table or compare.shipped_claims())
+    compare.check_column(found, by)
+found.groupby(["notebook", by], sort=False).agg(
+    runs=("run", "nunique"), concepts=("concept", "nunique"), findings=("id", "size"),
+    minutes=("seconds", lambda s: s.groupby(found["run"]).first().sum() / 60),
+).reset_index().style.format(precision=1).hide(axis="index")  # fmt: skip
+
+# %% [markdown]
+# ## Verdicts
+#
+# A bar is a claim; its parts are the shares of its verdicts over all cases (concepts, SAEs, controls) of all runs. Cases share
+# models and prompts, so a share is a description of this table, not an estimate for models at large.
+
+# %% mystnb={"image": {"alt": "Of the shipped table: stacked bars, one a claim, with the shares of the verdicts holds, holds in part, does not hold and cannot be tested here, and the number of findings.", "classes": "dark-light"}, "figure": {"caption": "Verdicts by claim; at the right the number of findings.", "name": "verdicts"}}
+counts = compare.verdict_counts(found, by)
+record.tables["verdicts"] = counts
+plots_compare.plot_verdicts(counts, by)
+
+# %%
+pd.DataFrame(
+    [(id, f"{c['statement']} [{c['tag']}]", c["reported"]) for id, c in paper_claims().items()],
+    columns=["claim", "says", "reported"],
+).query("claim in @counts['claim'].values").style.hide(axis="index")
+
+# %% [markdown]
+# ## One claim close up
+#
+# Its statistic in every case, with the run's own 95 % interval; on which side of the line the claim lies, its page says.
+
+# %% mystnb={"image": {"alt": "Of the shipped table: the elasticity of the reconstruction error along the gradient of separability, with intervals, by concept and SAE. For the L1-ReLU SAE it lies below zero, for the TopK SAE near zero.", "classes": "dark-light"}, "figure": {"caption": "The claim's statistic by concept, with 95 % intervals of the runs.", "name": "one-claim"}}
+close = compare.findings(found, claim)
+record.tables["close_up"] = close[[by, "concept", "case", "value", "low", "high", "verdict"]]
+plots_compare.plot_findings(close, by)
+
+# %%
+close[[by, "concept", "case", "value", "low", "high", "n", "verdict"]].style.format(
+    precision=3, na_rep="–"
+).hide(axis="index")
+
+# %% [markdown]
+# ## Summary
+#
+# - A claim about sparse autoencoders needs more than one model, layer and concept; a grid is one file.
+# - Count cases, but remember what they share.
+#
+# ## Exercises
+#
+# 1. Set `claim = "case2-distinction-up"`. Is there a concept that differs from the others?
+# 2. Write a grid with two layers of Pythia-70M, and compare by `preset`.
+#
+# ```{dropdown} Solutions
+# 1. Read it off the figure: intervals that do not overlap zero on the other side.
+# 2. `notebook: intervention`, `grid: {preset: [...], concept: [months, days]}`, with the two SAEs above.
+# ```
+
+# %%
+pd.DataFrame(record.stages).T.style.format(precision=1)
+
+# %%
+record.write(Path(os.environ.get("SAEREPGEO_RECORD", "compare_runs.record.json")))

@@ -1,0 +1,71 @@
+"""Claims across many runs: what holds on which model, layer, concept or seed."""
+
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+
+from saerepgeo_lib.claims import Verdict, paper_claims
+from saerepgeo_lib.errors import UserError, choose
+from saerepgeo_lib.files import data_dir
+
+VERDICTS = get_args(Verdict)
+_PARAMETER = "parameter "
+_NEEDED = ("run", "notebook", "id", "subject", "statistic", "value", "low", "high", "verdict")
+
+
+def shipped_claims() -> Path:
+    """The table that comes with the book: the three cases on all nine concepts."""
+    return data_dir() / "sweeps" / "all_concepts.parquet"
+
+
+def read_claims(path: Path | str) -> pd.DataFrame:
+    """The table that `saerepgeo collect` wrote: a row a claim of each run.
+
+    Parameters lose their prefix where no other column has the name. Added: concept and case, from
+    the claim's subject ("months: TopK SAE ..."; concept "all" where it has none). Raises UserError
+    for a file that is no such table.
+    """
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} as Parquet ({error}); 'saerepgeo collect' makes it"
+        ) from error
+    if missing := [name for name in _NEEDED if name not in table.columns]:
+        raise UserError(f"{path} has no columns {missing}: it was not made by 'saerepgeo collect'")
+    parts = table["subject"].str.partition(":")
+    named = parts[1] == ":"
+    table["concept"] = parts[0].where(named, "all")
+    table["case"] = parts[2].str.strip().where(named, parts[0])
+    renamed = {
+        name: name.removeprefix(_PARAMETER)
+        for name in table.columns
+        if name.removeprefix(_PARAMETER) not in table.columns
+    }
+    return table.rename(columns=renamed)
+
+
+def check_column(table: pd.DataFrame, name: str) -> str:
+    """The name of a column to compare by: a parameter of the sweep, concept or notebook."""
+    return choose("column to compare by", name, [c for c in table.columns if c not in _NEEDED[2:]])
+
+
+def verdict_counts(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """How often each verdict fell: a row a claim and value of `by`, a column a verdict, and n.
+
+    Claims stand in the ledger's order.
+    """
+    counts = table.groupby(["id", by, "verdict"], sort=False).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=list(VERDICTS), fill_value=0).reset_index()
+    order = {id: i for i, id in enumerate(paper_claims())}
+    counts = counts.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
+    counts["n"] = counts[list(VERDICTS)].sum(axis=1)
+    return counts.rename(columns={"id": "claim"}).rename_axis(columns=None).reset_index(drop=True)
+
+
+def findings(table: pd.DataFrame, claim: str) -> pd.DataFrame:
+    """The rows of one claim on its first statistic, those without a value left out."""
+    choose("claim", claim, table["id"].unique())
+    mine = table[table["id"] == claim]
+    return mine[(mine["statistic"] == mine["statistic"].iloc[0]) & mine["value"].notna()]

@@ -1,0 +1,56 @@
+"""The repository that this project is a clone of: the one source of its public address."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+# The forms in which git names a GitHub repository; a name or token before the @ is left out.
+_GITHUB = re.compile(
+    r"(?:https://(?:[^@/]+@)?github\.com/|(?:ssh://)?git@github\.com[:/])"
+    r"([\w.-]+/[\w.-]+?)(?:\.git)?/?"
+)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where readers find the project: an https address, and the branch to read it at."""
+
+    url: str
+    branch: str
+
+
+def find_repository(root: Path) -> Repository | None:
+    """The GitHub repository that the clone at `root` names as `origin`, so a fork names itself.
+
+    Else the address under `[project.urls] Repository` in pyproject.toml, else None: a clone of
+    a folder has no public address. The branch is the default one of `origin` as git knows it,
+    so that work on another branch changes nothing; else the current one, else "main".
+    """
+    origin = _GITHUB.fullmatch(_git(root, "remote", "get-url", "origin"))
+    url = f"https://github.com/{origin[1]}" if origin else _declared(root)
+    if url is None:
+        return None
+    default = _git(root, "symbolic-ref", "--short", "refs/remotes/origin/HEAD")
+    branch = default.removeprefix("origin/") or _git(root, "branch", "--show-current")
+    return Repository(url, branch or "main")
+
+
+def _declared(root: Path) -> str | None:
+    path = root / "pyproject.toml"
+    if not path.is_file():
+        return None
+    project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+    return project.get("urls", {}).get("Repository")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git answers at `root`, or "" if it cannot or if `root` is not itself a clone."""
+    if shutil.which("git") is None or not (root / ".git").exists():
+        return ""
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""

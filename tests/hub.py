@@ -1,0 +1,179 @@
+"""A hub cache as `huggingface_hub` lays it out, with small random checkpoints in true formats."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from saerepgeo_lib import prompts
+
+COMMIT = "0" * 40
+WIDTH = 32
+_SIZES = {
+    "openai-community/gpt2": (transformers.GPT2Config, 12),
+    "EleutherAI/pythia-70m-deduped": (transformers.GPTNeoXConfig, 6),
+    "google/gemma-2-2b": (transformers.Gemma2Config, 20),
+}
+
+
+def snapshot(cache: Path, repo: str) -> Path:
+    """The folder of a repository's one snapshot, made if it is not there."""
+    root = cache / f"models--{repo.replace('/', '--')}"
+    folder = root / "snapshots" / COMMIT
+    folder.mkdir(parents=True, exist_ok=True)
+    (root / "refs").mkdir(exist_ok=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    return folder
+
+
+def put_model(cache: Path, repo: str) -> Path:
+    """A random checkpoint of that repository's architecture, of 32 dimensions, with a tokenizer."""
+    config, layers = _SIZES[repo]
+    tokenizer = _tokenizer()
+    shared = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    if config is transformers.GPT2Config:
+        sizes = {"n_embd": WIDTH, "n_layer": layers, "n_head": 4, "n_positions": 64, "n_ctx": 64}
+    else:
+        sizes = {
+            "hidden_size": WIDTH, "num_hidden_layers": layers, "num_attention_heads": 4,
+            "intermediate_size": 64, "max_position_embeddings": 64,
+        }  # fmt: skip
+        if config is transformers.Gemma2Config:
+            sizes |= {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 64}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config(**shared, **sizes))
+    with torch.no_grad():  # the initial weights leave residuals that hardly differ
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    folder = snapshot(cache, repo)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE, as GPT-2's, trained on the concept prompts."""
+    base = Tokenizer(models.BPE())
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    base.decoder = decoders.ByteLevel()
+    texts = [p.text for name in ("months", "days") for p in prompts.load_concept(name).prompts]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    base.train_from_iterator(texts, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=base, bos_token="<|endoftext|>", eos_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+    )  # fmt: skip
+
+
+def put_preset(cache: Path, name: str, **metadata: Any) -> None:
+    """The model and the SAE of one of the paper's presets, the SAE in its release's true format.
+
+    `metadata` is added to the configuration of SAEs in SAELens' format.
+    """
+    {"gpt2-small": _put_gpt2, "pythia-70m": _put_pythia, "gemma-2-2b": _put_gemma}[name](
+        cache, metadata
+    )
+
+
+def _put_gpt2(cache: Path, metadata: dict[str, Any]) -> None:
+    put_model(cache, "openai-community/gpt2")
+    folder = snapshot(cache, "jbloom/GPT2-Small-OAI-v5-32k-resid-post-SAEs") / "v5_32k_layer_11.pt"
+    config = {
+        "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 8},
+        "normalize_activations": "layer_norm", "model_name": "gpt2-small",
+    }  # fmt: skip
+    _put_saelens_5(folder, "blocks.11.hook_resid_post", config | metadata)
+
+
+def _put_pythia(cache: Path, metadata: dict[str, Any]) -> None:
+    put_model(cache, "EleutherAI/pythia-70m-deduped")
+    folder = snapshot(cache, "ctigges/pythia-70m-deduped__res-sm_processed") / "5-res-sm"
+    config = {"activation_fn_str": "relu", "model_name": "pythia-70m-deduped"}
+    _put_saelens_5(folder, "blocks.5.hook_resid_post", config | metadata)
+
+
+def _put_saelens_5(folder: Path, hook: str, config: dict[str, Any]) -> None:
+    """SAELens' format before version 6: no architecture, old names of keys."""
+    shared = {
+        "d_in": WIDTH, "d_sae": 4 * WIDTH, "hook_point": hook, "dtype": "torch.float32",
+        "device": "cuda", "context_size": 64, "dataset_path": "Skylion007/openwebtext",
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "cfg.json").write_text(json.dumps(shared | config))
+    enc, dec, bias = _weights()
+    save_file(
+        {"W_enc": enc, "W_dec": dec, "b_enc": bias, "b_dec": 0.1 * torch.ones(WIDTH)},
+        folder / "sae_weights.safetensors",
+    )
+
+
+def _weights(d_in: int = WIDTH, d_sae: int = 4 * WIDTH) -> tuple[torch.Tensor, ...]:
+    """Encoder, decoder (the encoder's transpose) and the encoder's bias."""
+    directions = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(1))
+    directions /= directions.norm(dim=1, keepdim=True)
+    return directions.T.contiguous(), directions, -0.5 * torch.ones(d_sae)
+
+
+def _put_gemma(cache: Path, metadata: dict[str, Any]) -> None:
+    assert not metadata, "dictionary_learning's format has no such metadata"
+    put_model(cache, "google/gemma-2-2b")
+    repo = snapshot(cache, "canrager/saebench_gemma-2-2b_width-2pow16_date-1109")
+    folder = repo / "gemma-2-2b_topk_width-2pow16_date-1109" / "resid_post_layer_19" / "trainer_0"
+    enc, dec, bias = _weights()
+    state = {
+        "b_dec": torch.zeros(WIDTH), "k": torch.tensor(8), "threshold": torch.tensor(0.1),
+        "decoder.weight": dec.T, "encoder.weight": enc.T, "encoder.bias": bias,
+    }  # fmt: skip
+    _put_dictionary(folder, "AutoEncoderTopK", "google/gemma-2-2b", 19, state, k=8)
+
+
+def put_gated(cache: Path) -> str:
+    """A gated SAE of SAEBench on Pythia-70M; how parameters name it."""
+    put_model(cache, "EleutherAI/pythia-70m-deduped")
+    folder = snapshot(cache, "canrager/lm_sae") / "pythia70m_sweep_gated_ctx128_0730"
+    folder = folder / "resid_post_layer_3" / "trainer_0"
+    enc, dec, bias = _weights()
+    state = {
+        "decoder_bias": torch.zeros(WIDTH), "encoder.weight": enc.T, "decoder.weight": dec.T,
+        "r_mag": torch.zeros(4 * WIDTH), "gate_bias": bias, "mag_bias": 0.5 * bias,
+    }  # fmt: skip
+    _put_dictionary(folder, "GatedAutoEncoder", "EleutherAI/pythia-70m-deduped", 3, state)
+    return "sae_bench_pythia70m_sweep_gated_ctx128_0730:blocks.3.hook_resid_post__trainer_0"
+
+
+def _put_dictionary(
+    folder: Path, kind: str, model: str, layer: int, state: dict[str, Any], **trainer: Any
+) -> None:
+    """The format of the library dictionary_learning, of which SAEBench's SAEs are."""
+    folder.mkdir(parents=True)
+    trainer |= {"dict_class": kind, "activation_dim": WIDTH, "dict_size": 4 * WIDTH,
+                "layer": layer, "lm_name": model}  # fmt: skip
+    (folder / "config.json").write_text(
+        json.dumps({"trainer": trainer, "buffer": {"ctx_len": 64, "d_submodule": WIDTH}})
+    )
+    torch.save(state, folder / "ae.pt")
+
+
+def put_gemma_scope(cache: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """A JumpReLU SAE of Gemma Scope (its loader fixes the sizes); its name and its arrays."""
+    place = "embedding/width_4k/average_l0_6"
+    folder = snapshot(cache, "google/gemma-scope-2b-pt-res") / place
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "w_enc": rng.standard_normal((2304, 4096), dtype=np.float32),
+        "w_dec": rng.standard_normal((4096, 2304), dtype=np.float32),
+        "b_enc": rng.standard_normal(4096, dtype=np.float32),
+        "b_dec": rng.standard_normal(2304, dtype=np.float32),
+        "threshold": np.full(4096, 0.5, dtype=np.float32),
+    }
+    np.savez(folder / "params.npz", **arrays)
+    return f"gemma-scope-2b-pt-res:{place}", arrays

@@ -1,0 +1,193 @@
+"""Anyone's model and SAE: true file formats through the true loaders, without a network."""
+
+import hub
+import huggingface_hub.constants
+import pytest
+import torch
+from sae_lens import SAE, HookedSAETransformer
+from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+from saerepgeo_lib import models, prompts, saes
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.presets import PRESETS, SaeSource
+from saerepgeo_lib.registry import search_saes
+from saerepgeo_lib.subject import Subject, load_subject
+
+PAPER = ("gpt2-small", "pythia-70m", "gemma-2-2b")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty hub cache, for this process and those that it starts; there is no network."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    return tmp_path / "hf" / "hub"
+
+
+@pytest.fixture(scope="module")
+def days():
+    return prompts.load_concept("days")
+
+
+def latents_of(hooked, sae, hook, ids, attention):
+    """What SAELens' own hooked model computes with the SAE attached."""
+    _, found = hooked.run_with_cache_with_saes(
+        ids, saes=[sae], attention_mask=attention.long(), return_cache_object=True
+    )
+    return found[hook]
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_the_sae_sees_what_saelens_own_hooked_model_shows_it(preset, cache, days):
+    hub.put_preset(cache, preset)
+    subject = load_subject(preset)
+    coded = subject.tokens(days)
+    assert coded.ids[:, 0].eq(subject.model.tokenizer.bos_token_id).all()
+    assert coded.ids[:, 1].ne(subject.model.tokenizer.bos_token_id).all()
+    found = subject.residuals(coded)
+    (sae,) = subject.autoencoders.values()
+    z = sae.encode(found.x)
+
+    hooked = SAETransformerBridge.boot_transformers(PRESETS[preset].model, device="cpu")
+    hook = hooked.get_sae_hook_name(sae)
+    expected = latents_of(hooked, sae, hook, coded.ids, coded.attention)[coded.content]
+    assert (expected > 0).any(1).all() and expected.std(0).max() > 0.1
+    torch.testing.assert_close(z, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_processing_that_the_metadata_names_is_applied(cache, days):
+    hub.put_preset(
+        cache, "pythia-70m", model_from_pretrained_kwargs={"center_writing_weights": True}
+    )
+    subject = load_subject("pythia-70m")
+    coded = subject.tokens(days)
+    x = subject.residuals(coded).x
+    (sae,) = subject.autoencoders.values()
+    hooked = HookedSAETransformer.from_pretrained_no_processing(
+        "pythia-70m-deduped", device="cpu", center_writing_weights=True
+    )
+    expected = latents_of(
+        hooked, sae, f"{sae.cfg.metadata.hook_name}.hook_sae_acts_post", coded.ids, coded.attention
+    )
+    torch.testing.assert_close(sae.encode(x), expected[coded.content], rtol=1e-3, atol=1e-4)
+    plain = models.load_model("EleutherAI/pythia-70m-deduped")
+    raw = Subject(plain, subject.autoencoders).residuals(coded).x
+    torch.testing.assert_close(x, raw - raw.mean(1, keepdim=True), rtol=1e-3, atol=1e-4)
+    assert (x - raw).abs().max() > 0.1
+
+
+def test_processing_that_is_not_known_is_refused(cache):
+    hub.put_preset(cache, "pythia-70m", model_from_pretrained_kwargs={"fold_everything": True})
+    with pytest.raises(UserError, match=r"'fold_everything'.*known: .*fold_ln"):
+        load_subject("pythia-70m")
+
+
+def test_bos_is_left_out_where_the_metadata_says_so(cache, days):
+    hub.put_preset(cache, "gpt2-small", prepend_bos=False)
+    subject = load_subject("gpt2-small")
+    assert not subject.tokens(days).ids[:, 0].eq(subject.model.tokenizer.bos_token_id).any()
+
+
+def test_an_sae_of_ones_own_by_release_and_by_folder(cache, tmp_path, days):
+    name = hub.put_gated(cache)
+    subject = load_subject(name)
+    assert list(subject.autoencoders) == subject.sparse == ["gated SAE"]
+    assert subject.hook == "blocks.3.hook_resid_post"
+    sae = subject.autoencoders["gated SAE"]
+    sae.save_model(tmp_path / "mine")
+    again = load_subject(str(tmp_path / "mine"))
+    x = subject.residuals(subject.tokens(days)).x
+    torch.testing.assert_close(again.autoencoders["gated SAE"].encode(x), sae.encode(x))
+    elsewhere = load_subject(name, hook="blocks.1.hook_out", dtype="bfloat16")
+    assert elsewhere.hook == "blocks.1.hook_out"
+    assert next(elsewhere.model.parameters()).dtype == torch.bfloat16
+    other = elsewhere.residuals(elsewhere.tokens(days)).x
+    assert other.dtype == torch.float32 and (other - x).abs().max() > 0.1
+
+
+def test_a_gated_code_is_what_the_format_means(cache):
+    release, _, sae_id = hub.put_gated(cache).partition(":")
+    sae = saes.load_sae(SaeSource(release=release, sae_id=sae_id))
+    x = torch.randn(50, hub.WIDTH)
+    gate = x @ sae.W_enc + sae.b_gate
+    expected = (gate > 0) * (x @ (sae.W_enc * sae.r_mag.exp()) + sae.b_mag).relu()
+    torch.testing.assert_close(sae.encode(x), expected)
+    assert 0 < (expected > 0).float().mean() < 1
+
+
+def test_a_jumprelu_sae_of_gemma_scope(cache):
+    name, arrays = hub.put_gemma_scope(cache)
+    release, _, sae_id = name.partition(":")
+    sae = saes.load_sae(SaeSource(release=release, sae_id=sae_id))
+    assert saes.kind_of(sae) == "JumpReLU SAE"
+    x = 10 * torch.randn(4, 2304)
+    pre = x @ torch.from_numpy(arrays["w_enc"]) / 2304**0.5 + torch.from_numpy(arrays["b_enc"])
+    torch.testing.assert_close(sae.encode(x), pre * (pre > 0.5), rtol=1e-4, atol=1e-3)
+    with pytest.raises(UserError, match="reads 2304 dimensions"):
+        saes.check_fit(sae, 768, "mine")
+
+
+def test_an_sae_that_wants_unknown_rescaling_is_refused(small_sae, tmp_path):
+    small_sae.cfg.normalize_activations = "expected_average_only_in"
+    small_sae.save_model(tmp_path)
+    with pytest.raises(UserError, match=r"expected_average_only_in.*fold"):
+        saes.load_sae(tmp_path)
+
+
+def test_no_pickle_is_ever_loaded(cache):
+    """An `ae.pt` that would run code is refused."""
+    hub.put_preset(cache, "gemma-2-2b")
+    (path,) = cache.rglob("ae.pt")
+
+    class Payload:
+        def __reduce__(self):
+            return (path.with_suffix(".ran").touch, ())
+
+    torch.save({"encoder.weight": Payload()}, path)
+    with pytest.raises(UserError, match="cannot load SAE"):
+        load_subject("gemma-2-2b")
+    assert not path.with_suffix(".ran").exists()
+
+
+def test_ones_own_objects_go_straight_in(minilm, days):
+    sae = SAE.load_from_disk(saes.shipped_saes()["minilm-l4-topk"])
+    subject = Subject(minilm, {"mine": sae})
+    assert subject.sparse == ["mine"] and subject.hook == "blocks.4.hook_out"
+    assert subject.residuals(subject.tokens(days)).x.shape[1] == 384
+    with pytest.raises(UserError, match="give Subject a `load`"):
+        subject.random_model(0)
+    with pytest.raises(UserError, match="at least one autoencoder"):
+        Subject(minilm, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("gpt2-smal", "did you mean 'gpt2-small'"),
+        (":blocks.3", "RELEASE:ID"),
+        ("custom", "RELEASE:ID"),
+        ("pythia-70m-deduped-res-smm:blocks.5.hook_resid_post", "did you mean"),
+        ("pythia-70m-deduped-res-sm:blocks.9.hook_resid_post", "did you mean"),
+    ],
+)
+def test_what_is_no_subject_is_refused_with_what_is(given, message, cache):
+    with pytest.raises(UserError, match=message):
+        load_subject(given)
+
+
+def test_saes_without_a_model_name_ask_for_it(small_sae, tmp_path):
+    small_sae.save_model(tmp_path)
+    with pytest.raises(UserError, match="give model_name"):
+        load_subject(str(tmp_path))
+
+
+def test_the_registry_is_searched():
+    paper = PRESETS["gemma-2-2b"].saes["TopK SAE"]
+    found = search_saes(model="google/gemma-2-2b", text="topk 2pow16 blocks.19 trainer_0")
+    assert f"{paper.release}:{paper.sae_id}" in set(found["preset"])
+    assert set(found["model"]) == {"gemma-2-2b"}
+    gpt2 = [search_saes(model=name) for name in ("gpt2-small", "gpt2", "openai-community/gpt2")]
+    assert len(gpt2[0]) > 100 and gpt2[0].equals(gpt2[1]) and gpt2[0].equals(gpt2[2])
+    assert search_saes(text="no such thing").empty
+    with pytest.raises(UserError, match="'gemma-2-9b'"):
+        search_saes(model="gemma-2-8b")
