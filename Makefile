@@ -19,7 +19,7 @@ book: $(READY)
 	@$(BIN)/saerepgeo book
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -31,4 +31,4 @@ saes: $(READY)
 	$(BIN)/saerepgeo train
 
 clean:
-	rm -rf _build runs
+	rm -rf _build

@@ -55,7 +55,9 @@ plots.style()
 
 # %% tags=["parameters"]
 table: str = ""  # a table made by `saerepgeo collect`; empty: the one that comes with the book
-by: str = "preset"  # compare by this column: preset, seed, noise_scaling or any other parameter
+by: str = (
+    "preset"  # compare by this column: preset, model, hook, concept or any parameter of the runs
+)
 claim: str = "case3-separability-helps"  # the claim that is shown close up
 
 # %% [markdown]
@@ -88,8 +90,7 @@ record = Record(
     device=best_device("cpu"),
 )
 with record.stage("read"):
-    found = compare.read_claims(table or compare.shipped_claims())
-    compare.check_column(found, by)
+    found = compare.compared_by(compare.read_claims(table or compare.shipped_claims()), by)
 found.groupby(["notebook", by], sort=False).agg(
     runs=("run", "nunique"), concepts=("concept", "nunique"), findings=("id", "size"),
     minutes=("seconds", lambda s: s.groupby(found["run"]).first().sum() / 60),

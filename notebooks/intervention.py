@@ -125,6 +125,7 @@ concepts = {name: prompts.load_concept(name, prompts_file or None) for name in n
 # %% tags=["hide-input"]
 with record.stage("load"):
     subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
+record.numbers["subject"] = subject.describe()
 autoencoders, sparse = subject.autoencoders, subject.sparse
 
 # %% [markdown]
@@ -144,10 +145,8 @@ with record.stage("settings"):
         for name in names
         for label, sae in autoencoders.items()
     }
-    settings |= {
-        (name, NOTHING): separability.setting(random_sae, random_seen[name], **options)
-        for name in names
-    }
+    nothing = separability.settings_of(random_sae, NOTHING, random_seen, **options)
+    settings |= nothing
 
 # %% [markdown]
 # Everything is computed here, once; the rest of the page shows it.
@@ -155,7 +154,7 @@ with record.stage("settings"):
 # %% tags=["hide-input"]
 case_seeds = {key: child_seed(seed, number) for number, key in enumerate(settings)}
 views = {key: (random_seen if key[1] == NOTHING else seen)[key[0]] for key in settings}
-full = [key for key in settings if key[1] in sparse] + [(names[0], NOTHING)]
+full = [key for key in settings if key[1] in sparse] + list(nothing)[:1]
 with record.stage("shrinkage"):
     shrinkage = separability.for_each(
         settings, lambda key, here: separability.shrinkage(here, views[key].fold(n_groups))
@@ -431,7 +430,7 @@ spearman.style.format(precision=2).hide(axis="index")
 # %%
 with record.stage("z-scored objectives"):
     by_kind = separability.for_each(
-        {(names[0], kind): settings[names[0], NOTHING] for kind in ("free", "valid")},
+        {(key[0], kind): nothing[key] for key in list(nothing)[:1] for kind in ("free", "valid")},
         lambda key, here: separability.intervene_all(
             here, kinds=[key[1]], mse_weight=mse_weight, measure="z-scored", step=step,
             n_steps=n_steps, seed=seed,

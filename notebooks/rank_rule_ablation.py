@@ -126,6 +126,7 @@ plots_calibration.plot_planted(shown)
 concepts = [prompts.load_concept(name) for name in prompts.names_in(concept)]
 with record.stage("load"):
     subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
+record.numbers["subject"] = subject.describe()
 autoencoders, sparse = subject.autoencoders, subject.sparse
 
 # %%

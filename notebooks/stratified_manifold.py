@@ -121,6 +121,7 @@ concepts = {name: prompts.load_concept(name, prompts_file or None) for name in n
 # %%
 with record.stage("load"):
     subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
+record.numbers["subject"] = subject.describe()
 autoencoders, sparse = subject.autoencoders, subject.sparse
 
 # %%

@@ -33,8 +33,8 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
         raise UserError("notebook pairs: " + "; ".join(problems) + "; run 'saerepgeo notebooks'")
     if others := other_addresses(root / "notebooks"):
         logger.warning(
-            "on Colab these would fetch another repository than this clone's: %s; "
-            "run 'saerepgeo notebooks'",
+            "no Colab buttons: these notebooks would fetch another repository than this clone's: "
+            "%s; run 'saerepgeo notebooks', and commit what it writes",
             ", ".join(others),
         )
     stage = root / "_build" / "stage"
@@ -90,7 +90,7 @@ def _write_config(root: Path, stage: Path) -> None:
     """The book's configuration; buttons only where there is a repository to point at."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     repository = find_repository(root)
-    if repository is not None:
+    if repository is not None and not other_addresses(root / "notebooks"):
         config["repository"] = {"url": repository.url, "branch": repository.branch}
         config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
         config["html"]["use_repository_button"] = True

@@ -25,7 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 _KEPT = ("torch", "ipykernel", "ipython", "ipywidgets", "jupyter-client", "prompt-toolkit",
          "pyzmq", "tornado", "traitlets")  # fmt: skip
 # Dependencies that run notebooks from outside; on Colab, Colab does that.
-_UNNEEDED = {"ipykernel", "ipywidgets", "jupyter-client", "jupytext", "nbformat", "papermill"}
+_UNNEEDED = {
+    "dask", "distributed", "ipykernel", "ipywidgets", "jupyter-client", "jupytext", "nbformat",
+    "papermill",
+}  # fmt: skip
 
 # Modules that break when a process mixes two versions of them, and their distributions.
 _FRAGILE = {
@@ -81,7 +84,14 @@ def set_up(root: Path = ROOT) -> None:
     if not _installed(requirements, pins):
         _say("Installing the project's packages; this takes minutes, once in each runtime.")
         _install(requirements, pins)
+    marker = Path(tempfile.gettempdir()) / "saerepgeo-restarted.txt"
     if changed := clashes():
+        if marker.is_file() and marker.read_text() == "; ".join(changed):
+            raise UserError(
+                f"Python was restarted and still holds other versions: {'; '.join(changed)}; "
+                "choose 'Disconnect and delete runtime', then run all"
+            )
+        marker.write_text("; ".join(changed))
         _say(
             f"The running Python still holds other versions: {'; '.join(changed)}. It restarts "
             "now (Colab calls that a crash). Then run this cell again, or choose 'Run all'."

@@ -19,7 +19,7 @@ from saerepgeo_lib.record_files import CLAIM_FIELDS, RECORD_END, read_record
 logger = logging.getLogger(__name__)
 
 _BATCH = 5_000  # rows held at once
-_PARAMETER = "parameter "  # before a parameter's name in its column's
+PARAMETER = "parameter "  # before a parameter's name in its column's
 _ARROW: dict[type, pa.DataType] = {
     bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(),
 }  # fmt: skip
@@ -42,17 +42,17 @@ class Collected:
 def collect(folder: Path, out: Path) -> Collected:
     """Write the claims of all finished runs below `folder` to the Parquet file `out`, atomically.
 
-    One row a claim: `run` (its folder's name), `notebook`, each parameter as `parameter NAME`
-    (empty where a notebook has none of that name; lists, and parameters whose type differs
-    between notebooks, as JSON), the claim, `device`, `seconds` (all stages), `peak_mib` and when
-    the record was `written`. A broken record is logged and left out. Raises UserError if no
-    record has a claim.
+    One row a claim: `run` (its folder's name), `notebook`, `model` and `hook` (empty where a record
+    does not state them), each parameter as `parameter NAME` (empty where a notebook has none of
+    that name; lists, and parameters whose type differs between notebooks, as JSON), the claim,
+    `device`, `seconds` (all stages), `peak_mib` and when the record was `written`. A broken record
+    is logged and left out. Raises UserError if no record has a claim.
     """
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: give the one that 'saerepgeo sweep -o' wrote to")
     good, kinds, broken, seen = [], dict[str, set[type]](), 0, set()
-    for path in sorted(folder.glob(f"*/*{RECORD_END}")):
-        if path.parent.name.startswith("."):
+    for path in sorted(folder.rglob(f"*{RECORD_END}")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue  # a run that is not finished
         try:
             record = read_record(path)
@@ -87,7 +87,13 @@ def _write(rows: Iterator[dict[str, Any]], schema: pa.Schema, out: Path) -> int:
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         batch = first
         while batch:
-            writer.write_table(pa.Table.from_pylist(batch, schema))
+            try:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+            except pa.ArrowException as error:
+                names = sorted({str(row["run"]) for row in batch})[:3]
+                raise UserError(
+                    f"a record of {', '.join(names)}, ... does not fit: {error}"
+                ) from None
             written += len(batch)
             batch = list(itertools.islice(rows, _BATCH))
     return written
@@ -109,7 +115,7 @@ def _column(kinds: set[type]) -> type:
 def _schema(kinds: dict[str, set[type]]) -> pa.Schema:
     text, number, integer = _ARROW[str], _ARROW[float], _ARROW[int]
     parameters = [
-        (f"{_PARAMETER}{name}", _ARROW.get(_column(found), text))
+        (f"{PARAMETER}{name}", _ARROW.get(_column(found), text))
         for name, found in sorted(kinds.items())
     ]
     claim = [
@@ -120,25 +126,32 @@ def _schema(kinds: dict[str, set[type]]) -> pa.Schema:
         ("device", text), ("seconds", number), ("peak_mib", number),
         ("written", pa.timestamp("us", tz="UTC")),
     ]  # fmt: skip
-    return pa.schema([("run", text), ("notebook", text), *parameters, *claim, *ends])
+    places = [("model", text), ("hook", text)]
+    return pa.schema([("run", text), ("notebook", text), *places, *parameters, *claim, *ends])
 
 
 def _rows(path: Path, kinds: dict[str, set[type]]) -> Iterator[dict[str, Any]]:
     """The rows of one record, which was whole when its columns were looked up."""
     record = read_record(path)
     parameters = {
-        f"{_PARAMETER}{name}": value
+        f"{PARAMETER}{name}": value
         if _column(kinds[name]) in _ARROW
         else json.dumps(value, ensure_ascii=False)
         for name, value in record["parameters"].items()
     }
     stages = record["run"]["stages"].values()
+    subject = record["numbers"].get("subject")
+    subject = subject if isinstance(subject, dict) else {}
     for claim in record["claims"]:
+        numbers = {k: claim[k] for k in claim if float in CLAIM_FIELDS[k]}
         yield {
             "run": path.parent.name,
             "notebook": record["notebook"],
+            "model": subject.get("model"),
+            "hook": subject.get("hook"),
             **parameters,
             **claim,
+            **{name: None if v is None else float(v) for name, v in numbers.items()},
             "device": record["run"]["device"],
             "seconds": float(sum(stage["seconds"] for stage in stages)),
             "peak_mib": float(max((s["process_peak_mib"] for s in stages), default=0)),

@@ -6,11 +6,13 @@ from typing import get_args
 import pandas as pd
 
 from saerepgeo_lib.claims import Verdict, paper_claims
+from saerepgeo_lib.collect import PARAMETER as _PARAMETER
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.files import data_dir
 
 VERDICTS = get_args(Verdict)
-_PARAMETER = "parameter "
+ABSENT = "not stated"  # of a run whose notebook has no such parameter
+MOST_VALUES = 6
 _NEEDED = ("run", "notebook", "id", "subject", "statistic", "value", "low", "high", "verdict")
 
 
@@ -23,8 +25,8 @@ def read_claims(path: Path | str) -> pd.DataFrame:
     """The table that `saerepgeo collect` wrote: a row a claim of each run.
 
     Parameters lose their prefix where no other column has the name. Added: concept and case, from
-    the claim's subject ("months: TopK SAE ..."; concept "all" where it has none). Raises UserError
-    for a file that is no such table.
+    the claim's subject ("months: TopK SAE ..."); where that names none of the run's concepts, the
+    concept is the run's only one, or "all". Raises UserError for a file that is no such table.
     """
     try:
         table = pd.read_parquet(path)
@@ -34,10 +36,12 @@ def read_claims(path: Path | str) -> pd.DataFrame:
         ) from error
     if missing := [name for name in _NEEDED if name not in table.columns]:
         raise UserError(f"{path} has no columns {missing}: it was not made by 'saerepgeo collect'")
-    parts = table["subject"].str.partition(":")
-    named = parts[1] == ":"
-    table["concept"] = parts[0].where(named, "all")
-    table["case"] = parts[2].str.strip().where(named, parts[0])
+    asked = table["parameter concept"] if "parameter concept" in table.columns else None
+    found = [
+        _split(subject, "" if asked is None else str(asked.iloc[i]))
+        for i, subject in enumerate(table["subject"])
+    ]
+    table["concept"], table["case"] = zip(*found, strict=True) if found else ((), ())
     renamed = {
         name: name.removeprefix(_PARAMETER)
         for name in table.columns
@@ -46,9 +50,28 @@ def read_claims(path: Path | str) -> pd.DataFrame:
     return table.rename(columns=renamed)
 
 
-def check_column(table: pd.DataFrame, name: str) -> str:
-    """The name of a column to compare by: a parameter of the sweep, concept or notebook."""
-    return choose("column to compare by", name, [c for c in table.columns if c not in _NEEDED[2:]])
+def _split(subject: str, asked: str) -> tuple[str, str]:
+    """Concept and case of a claim's subject, in a run on the concepts asked for."""
+    concepts = [name.strip() for name in asked.split(",")]
+    head, _, rest = subject.partition(": ")
+    if rest and head.removesuffix(" (entity)") in concepts:
+        return head, rest
+    return (concepts[0] if len(concepts) == 1 and concepts[0] else "all"), subject
+
+
+def compared_by(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The table with the column to compare by as text, absent values named as such.
+
+    The column is a parameter of the sweep, or model, hook, concept or notebook. Raises UserError
+    for an unknown one, and for more than 6 values: no figure could show them.
+    """
+    choose("column to compare by", name, [c for c in table.columns if c not in _NEEDED[2:]])
+    values = table[name].map(lambda v: ABSENT if pd.isna(v) else str(v))
+    if (n := values.nunique()) > MOST_VALUES:
+        raise UserError(
+            f"{name!r} has {n} values; compare at most {MOST_VALUES}: take a smaller grid"
+        )
+    return table.assign(**{name: values})
 
 
 def verdict_counts(table: pd.DataFrame, by: str) -> pd.DataFrame:

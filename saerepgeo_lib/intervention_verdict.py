@@ -212,6 +212,12 @@ def answer_text(
         _shrinkage_text([c for c in claims if c.id == "case3-explained"]),
     ]
     nothing = walks[walks["label"] == random_label]
+    if nothing.empty:
+        lines.append(
+            "- **Where nothing was learned**: cannot be tested here; in the random model the "
+            "tokens do not fall into clusters."
+        )
+        return "\n".join(lines)
     r = nothing.groupby("measure")["r"].median()
     falls = {way: _range(100 * (1 - nothing[way]), 1) for way in ("apart", "together")}
     lines.append(

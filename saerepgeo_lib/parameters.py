@@ -33,9 +33,10 @@ class Parameter:
 
 def refuse_secret(name: str, value: Any) -> None:
     """Refuse what looks like a secret: parameters are printed in the executed notebook."""
-    if _SECRET_NAME.search(name) or _SECRET_VALUE.search(str(value)):
+    if _SECRET_VALUE.search(name) or _SECRET_NAME.search(name) or _SECRET_VALUE.search(str(value)):
+        shown = "a parameter's name" if _SECRET_VALUE.search(name) else f"parameter {name!r}"
         raise UserError(
-            f"parameter {name!r} looks like a secret, and parameters are printed in the "
+            f"{shown} looks like a secret, and parameters are printed in the "
             "notebook; put it into the environment instead (for example HF_TOKEN)"
         )
 

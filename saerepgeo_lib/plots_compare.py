@@ -50,12 +50,14 @@ def plot_findings(found: pd.DataFrame, by: str) -> Figure:
         ax.axvline(0, color="0.6", lw=1)
         for i, case in enumerate(cases):
             part = found[(found[by] == panel) & (found["case"] == case)]
-            place = part["concept"].map(concepts.index) + 0.5 * (i + 0.5) / len(cases) - 0.25
+            repeat = part.groupby("concept").cumcount()  # runs that differ in something else
+            place = part["concept"].map(concepts.index) + 0.03 * repeat
+            place = place + 0.6 * (i + 0.5) / len(cases) - 0.3
             ax.hlines(place, part["low"], part["high"], color=looks[case]["color"], lw=1)
             ax.plot(part["value"], place, ls="", ms=5, label=case, **looks[case])
         ax.set_yticks(range(len(concepts)), concepts)
         ax.set_title(str(panel), fontsize=10)
-    figure.supxlabel(found["statistic"].iloc[0], fontsize=11)
+    axes[len(panels) // 2].set_xlabel(found["statistic"].iloc[0])
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
     return figure

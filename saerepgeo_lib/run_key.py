@@ -16,15 +16,22 @@ from typing import Any
 import saerepgeo_lib
 from saerepgeo_lib.files import data_dir, sha256_file, sha256_json
 
+_CONFIGURATIONS = ("cfg.json", "config.json")  # of SAELens' folders and of transformers'
+
 
 def run_key(source: Path, values: dict[str, Any], *, cwd: Path) -> str:
     """Key of a notebook's run with `values` for all its parameters (defaults too).
 
-    It covers the notebook, the values, the files that they name (relative to `cwd`), the
-    library, the data, the versions of all installed packages, Python's and the architecture.
+    It covers the notebook, the values, the files and folders that they name (relative to `cwd`),
+    the library, the data, the versions of all installed packages, Python's and the architecture.
+    It does not know of what a name on the hub stands for, nor of what device "auto" finds.
+    Collected tables (data/sweeps) count for the notebook that reads them only, else a table would
+    change the keys of the runs that it was made from.
     """
     library = sorted(Path(saerepgeo_lib.__file__).parent.glob("*.py"))
     data = sorted(p for p in data_dir().rglob("*") if p.is_file() and p.suffix != ".md")
+    if "shipped_claims" not in source.read_text(encoding="utf-8"):
+        data = [p for p in data if p.parent.name != "sweeps"]
     used = [Path(p).resolve() for v in values.values() for p in _files_named(v, cwd)]
     return sha256_json(
         {
@@ -39,7 +46,10 @@ def run_key(source: Path, values: dict[str, Any], *, cwd: Path) -> str:
 
 
 def _files_named(value: Any, cwd: Path) -> Iterator[str]:
-    """Paths of the files that a parameter's value names, in lists too; of an SAE's folder all."""
+    """Paths of the files that a parameter's value names, in lists too.
+
+    Of a model's or SAE's folder (one with a configuration) all, those in its folders included.
+    """
     if isinstance(value, list):
         for item in value:
             yield from _files_named(item, cwd)
@@ -47,8 +57,8 @@ def _files_named(value: Any, cwd: Path) -> Iterator[str]:
         path = os.path.join(cwd, value)  # noqa: PTH118 (any text may come, also no path)
         if os.path.isfile(path):  # noqa: PTH113
             yield path
-        elif os.path.isfile(os.path.join(path, "cfg.json")):  # noqa: PTH113, PTH118
-            yield from sorted(str(p) for p in Path(path).iterdir() if p.is_file())
+        elif any(os.path.isfile(os.path.join(path, name)) for name in _CONFIGURATIONS):  # noqa: PTH113, PTH118
+            yield from sorted(str(p) for p in Path(path).rglob("*") if p.is_file())
 
 
 def _file_hash(path: Path) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,9 @@ def run_notebook(
         _clean(out, name)
         if not fresh and is_finished(result, report=True):
             return replace(result, cached=True)
-        part = out / f".{name}.part"
-        part.mkdir()
+        # A folder of its own for each attempt: a killed one's kernel may write for a moment yet.
+        part = Path(tempfile.mkdtemp(dir=out, prefix=f".{name}.", suffix=".part"))
+        part.chmod(0o755)
         try:
             _execute(source, part, result, parameters, cwd=cwd, progress=progress)
             _put(part, result.folder)
@@ -170,11 +172,12 @@ def _clean(out: Path, name: str) -> None:
     if old.is_dir() and not (out / name).exists():
         old.rename(out / name)  # killed between the two renames of `_put`
     shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(out / f".{name}.part", ignore_errors=True)
+    for part in out.glob(f".{name}.*.part"):
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _put(part: Path, folder: Path) -> None:
-    """Rename a complete folder to its place; at every moment a finished one can be found."""
+    """Rename a complete folder to its place; what stood there is put back if this is cut short."""
     if folder.exists():
         folder.rename(folder.parent / f".{folder.name}.old")
     part.rename(folder)

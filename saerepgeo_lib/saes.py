@@ -1,5 +1,6 @@
 """Autoencoders at a hook: shipped ones verified by hash, any of SAELens', and a random null."""
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +69,8 @@ def load_sae(source: SaeSource | str | Path, *, device: str = "cpu") -> Any:
 
 def _usable(sae: Any) -> Any:
     """The SAE, if it can encode residual vectors as they are."""
-    if isinstance(sae.cfg, TranscoderConfig) or sae.cfg.metadata.hook_head_index is not None:
+    one_head = sae.cfg.metadata.hook_head_index is not None or sae.cfg.reshape_activations != "none"
+    if isinstance(sae.cfg, TranscoderConfig) or one_head:
         raise UserError(
             f"a {sae.cfg.architecture()} at {sae.cfg.metadata.hook_name!r} does not reconstruct "
             "what it reads in the residual stream; choose an SAE of the residual stream"
@@ -83,6 +85,10 @@ def _usable(sae: Any) -> Any:
 
 
 def _load_release(release: str, sae_id: str, device: str) -> Any:
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        raise UserError(
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, with which a file may run code; unset it"
+        )
     registry = get_pretrained_saes_directory()
     if "/" not in release:  # else a repository on the hub
         choose("release of SAELens", release, registry)

@@ -1,5 +1,6 @@
 """Case 3 composed: from prompts to settings, and everything that is done to one of them."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -34,6 +35,8 @@ from saerepgeo_lib.scaling import (
 from saerepgeo_lib.structure import groups_of
 from saerepgeo_lib.subject import Subject
 from saerepgeo_lib.tokens import Tokens
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Grouping = Literal["clusters", "entities"]
@@ -126,6 +129,29 @@ def setting(
         return setting_of(sae, x, seen.entity)
     codes = encode(sae, x).values.double().cpu().numpy()
     return setting_of(sae, x, cluster_pca(space_of(codes), min_cluster_size=min_cluster_size))
+
+
+def settings_of(
+    sae: Any,
+    label: str,
+    seen: Mapping[str, Seen],
+    *,
+    grouping: Grouping = "clusters",
+    min_cluster_size: int = MIN_CLUSTER_SIZE,
+) -> dict[Key, Setting]:
+    """The settings of several concepts, without those whose tokens fall into fewer than 2 clusters.
+
+    For a control that may have no structure at all; each one left out is logged.
+    """
+    out = {}
+    for concept, found in seen.items():
+        try:
+            out[concept, label] = setting(
+                sae, found, grouping=grouping, min_cluster_size=min_cluster_size
+            )
+        except UserError as error:
+            logger.warning("%s, %s is left out: %s", concept, label, error)
+    return out
 
 
 def for_each(settings: Mapping[Key, Setting], work: Callable[[Key, Setting], T]) -> dict[Key, T]:

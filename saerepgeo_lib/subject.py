@@ -1,19 +1,21 @@
 """The subject of an experiment: a model, and autoencoders that read its residual stream."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from saerepgeo_lib.errors import UserError, nearest
-from saerepgeo_lib.models import load_model
+from saerepgeo_lib.errors import UserError, choose, nearest
+from saerepgeo_lib.models import DTYPES, best_device, load_model
 from saerepgeo_lib.presets import PRESETS, SaeSource
 from saerepgeo_lib.prompts import Concept
 from saerepgeo_lib.residuals import Residuals, compute_residuals
 from saerepgeo_lib.saes import (
     check_fit,
     common_hook,
+    hook_of,
     kind_of,
     load_sae,
     trained_model,
@@ -21,6 +23,8 @@ from saerepgeo_lib.saes import (
     wants_bos,
 )
 from saerepgeo_lib.tokens import Tokens, tokenize
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Subject:
     The hook is that of the SAEs' metadata unless `at` names another. `not_sparse` are labels of
     autoencoders that are no SAEs proper (nulls, such as a dense one). `load` loads the model again,
     and with `random_state` its random counterpart. Raises UserError for SAEs of several hooks, of
-    another width than the model, or that disagree on the BOS token.
+    another width than the model, or that disagree on the BOS token. (With `at`, of any hook.)
     """
 
     model: Any
@@ -61,6 +65,21 @@ class Subject:
         """Labels of the SAEs proper."""
         return [label for label in self.autoencoders if label not in self.not_sparse]
 
+    def describe(self) -> dict[str, Any]:
+        """What a record says of it: model, hook, BOS, and each autoencoder's kind and own hook."""
+        return {
+            "model": str(self.model.cfg.model_name),
+            "hook": self.hook,
+            "prepend_bos": self.prepend_bos,
+            "autoencoders": {
+                label: {
+                    "kind": str(sae.cfg.architecture()), "trained at": sae.cfg.metadata.hook_name,
+                    "width": sae.cfg.d_sae,
+                }
+                for label, sae in self.autoencoders.items()
+            },
+        }  # fmt: skip
+
     def tokens(self, concept: Concept) -> Tokens:
         """A concept's prompts as this model reads them."""
         cfg = self.model.cfg
@@ -88,7 +107,7 @@ def load_subject(
     model_name: str = "",
     hook: str = "",
     dtype: str = "float32",
-    device: str = "cpu",
+    device: str = "auto",
 ) -> Subject:
     """A preset, or an SAE of your own on the model that it was trained on.
 
@@ -98,6 +117,8 @@ def load_subject(
     or a folder) and `hook` replace the first two. `dtype` is that of the model's weights;
     autoencoders stay in float32. Raises UserError if anything is unknown or does not fit.
     """
+    device = best_device(device)
+    choose("dtype", dtype, DTYPES)
     if preset in PRESETS:
         chosen = PRESETS[preset]
         saes = {label: load_sae(s, device=device) for label, s in chosen.saes.items()}
@@ -107,6 +128,9 @@ def load_subject(
         own = load_sae(_source(preset), device=device)
         saes, nulls = {kind_of(own): own}, ()
         name = model_name or trained_model(own)
+    for label, sae in saes.items():
+        if hook and hook != hook_of(sae):
+            logger.warning("%s was trained at %s, but reads at %s", label, hook_of(sae), hook)
     processing = trained_processing(saes)
     load = partial(load_model, name, device=device, dtype=dtype, processing=processing)
     return Subject(load(), saes, nulls, at=hook, load=load)

@@ -179,16 +179,16 @@ def describe(failure: Failure) -> str:
 
 
 def _result(task: "Future[Any]") -> tuple[Ending, str]:
+    if task.status in ("cancelled", "lost"):
+        raise RuntimeError(
+            "the Dask scheduler went away; finished runs are kept, the same command does the rest"
+        )
     error = task.exception()
     if error is None:
         ending, reason = task.result()
         return ending, reason
     if isinstance(error, KilledWorker):
-        return "failed", f"its worker died {TRIES} times, perhaps for lack of memory"
-    if task.status in ("cancelled", "lost"):
-        raise RuntimeError(
-            "the Dask scheduler went away; finished runs are kept, the same command does the rest"
-        ) from error
+        return "failed", "its worker died each time it was tried, perhaps for lack of memory"
     return "failed", f"the worker cannot run it: {error!r}"
 
 

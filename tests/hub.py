@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from saerepgeo_lib import prompts
 
@@ -34,8 +34,11 @@ def snapshot(cache: Path, repo: str) -> Path:
 def put_model(cache: Path, repo: str) -> Path:
     """A random checkpoint of that repository's architecture, of 32 dimensions, with a tokenizer."""
     config, layers = _SIZES[repo]
-    tokenizer = _tokenizer()
-    shared = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0}
+    tokenizer = _gemmas_tokenizer() if config is transformers.Gemma2Config else _gpts_tokenizer()
+    shared = {
+        "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
     if config is transformers.GPT2Config:
         sizes = {"n_embd": WIDTH, "n_layer": layers, "n_head": 4, "n_positions": 64, "n_ctx": 64}
     else:
@@ -56,20 +59,41 @@ def put_model(cache: Path, repo: str) -> Path:
     return folder
 
 
-def _tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE, as GPT-2's, trained on the concept prompts."""
+def _texts() -> list[str]:
+    return [p.text for name in ("months", "days") for p in prompts.load_concept(name).prompts]
+
+
+def _gpts_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE that adds no BOS and pads with nothing, as GPT-2's."""
     base = Tokenizer(models.BPE())
     base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     base.decoder = decoders.ByteLevel()
-    texts = [p.text for name in ("months", "days") for p in prompts.load_concept(name).prompts]
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
     )  # fmt: skip
-    base.train_from_iterator(texts, trainer)
+    base.train_from_iterator(_texts(), trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=base, bos_token="<|endoftext|>", eos_token="<|endoftext|>",
         unk_token="<|endoftext|>",
+    )  # fmt: skip
+
+
+def _gemmas_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A BPE that writes spaces as "▁", adds BOS itself, and has a BOS, EOS and pad of its own."""
+    base = Tokenizer(models.BPE(unk_token="<unk>"))
+    base.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    base.decoder = decoders.Metaspace(prepend_scheme="never")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    base.train_from_iterator(
+        _texts(), trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    )
+    base.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", special.index("<bos>"))]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=base, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+        unk_token="<unk>",
     )  # fmt: skip
 
 

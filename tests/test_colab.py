@@ -158,6 +158,10 @@ def test_buttons_appear_only_where_there_is_an_address(fork):
     config = yaml.safe_load((fork / "notebooks" / "_config.yml").read_text())
     assert not {"repository", "launch_buttons"} & set(config)
     git(fork, "remote", "add", "origin", UPSTREAM)
+    book._write_config(fork, fork / "notebooks")  # the cells name another branch yet
+    config = yaml.safe_load((fork / "notebooks" / "_config.yml").read_text())
+    assert not {"repository", "launch_buttons"} & set(config)
+    make_pairs(fork / "notebooks")
     book._write_config(fork, fork / "notebooks")
     config = yaml.safe_load((fork / "notebooks" / "_config.yml").read_text())
     assert config["repository"] == {"url": UPSTREAM, "branch": "trunk"}

@@ -59,19 +59,20 @@ def test_one_row_a_claim_one_column_a_parameter(runs, tmp_path):
     written = table.pop("written")
     assert str(written.dtype.tz) == "UTC" and written.notna().all()
     assert list(table.columns) == [
-        "run", "notebook", "parameter big", "parameter levels", "parameter n", "parameter who",
-        "parameter x", *CLAIM_FIELDS, "device", "seconds", "peak_mib",
+        "run", "notebook", "model", "hook", "parameter big", "parameter levels", "parameter n",
+        "parameter who", "parameter x", *CLAIM_FIELDS, "device", "seconds", "peak_mib",
     ]  # fmt: skip
     rows = json.loads(table.to_json(orient="values"))
     common = ["cpu", 3.5, 10.0]
-    first = ["a-1", "a", None, "[0, 1]", "1", "é", 1.0]
+    place = [None, None]
+    first = ["a-1", "a", *place, None, "[0, 1]", "1", "é", 1.0]
     assert rows == [
         [*first, "c", "s", "t", 0.5, 0.25, 1.0, None, 3, "holds", *common],
         [*first, "d", "s", "t", None, 0.25, 1.0, None, 3, "holds", *common],
-        ["a-2", "a", None, "[]", "2", "b", 0.5, "c", "s", "t", 0.5, 0.25, 1.0, None, 4, "holds",
-         *common],
-        ["b-3", "b", str(2**70), None, '"many"', None, None, "c", "s", "t", 0.5, 0.25, 1.0, None, 3,
-         "does not hold", *common],
+        ["a-2", "a", *place, None, "[]", "2", "b", 0.5, "c", "s", "t", 0.5, 0.25, 1.0, None, 4,
+         "holds", *common],
+        ["b-3", "b", *place, str(2**70), None, '"many"', None, None, "c", "s", "t", 0.5, 0.25, 1.0,
+         None, 3, "does not hold", *common],
     ]  # fmt: skip
     assert [p.name for p in (tmp_path / "t").iterdir()] == ["claims.parquet"]
 

@@ -12,7 +12,7 @@ from saerepgeo_lib.files import read_json
 ROWS = [  # run, preset, id, subject, statistic, value, verdict
     ("a", "one", "case3-shrinks", "months: TopK SAE", "rho* - 1", 0.1, "holds"),
     ("a", "one", "case3-shrinks", "months: dense AE", "rho* - 1", -0.1, "does not hold"),
-    ("a", "one", "case1-rank-varies", "all", "range", 2.0, "holds"),
+    ("a", "one", "case1-rank-varies", "all: error own", "range", 2.0, "holds"),
     ("b", "two", "case3-shrinks", "days: TopK SAE", "rho* - 1", None, "cannot be tested here"),
     ("b", "two", "case3-shrinks", "days: L1 SAE", "other", 0.3, "holds"),
 ]
@@ -32,9 +32,29 @@ def path(tmp_path):
 def test_concept_and_case_come_from_the_subject(path):
     table = compare.read_claims(path)
     assert list(table["concept"]) == ["months", "months", "all", "days", "days"]
-    assert list(table["case"]) == ["TopK SAE", "dense AE", "all", "TopK SAE", "L1 SAE"]
+    assert list(table["case"]) == ["TopK SAE", "dense AE", "all: error own", "TopK SAE", "L1 SAE"]
     assert list(table["preset"]) == ["one", "one", "one", "two", "two"]
     assert "parameter concept" in table.columns  # the sweep's, beside the case's
+
+
+def test_a_subject_without_a_concept_is_the_runs_only_one():
+    split = compare._split
+    assert split("TopK SAE: error own", "months") == ("months", "TopK SAE: error own")
+    assert split("L1-ReLU SAE", "months") == ("months", "L1-ReLU SAE")
+    assert split("L1-ReLU SAE", "months,days") == ("all", "L1-ReLU SAE")
+    assert split("days (entity): TopK SAE minus residual", "months, days") == (
+        "days (entity)", "TopK SAE minus residual",
+    )  # fmt: skip
+
+
+def test_runs_without_the_parameter_compared_by_are_counted_too(path):
+    table = compare.read_claims(path)
+    table.loc[table["run"] == "b", "preset"] = None
+    counts = compare.verdict_counts(compare.compared_by(table, "preset"), "preset")
+    assert counts.groupby("preset")["n"].sum().to_dict() == {"one": 3, compare.ABSENT: 2}
+    many = table.assign(seed=range(len(table)))
+    with pytest.raises(UserError, match="has 7 values; compare at most 6"):
+        compare.compared_by(pd.concat([many, many.iloc[:2]]).assign(seed=range(7)), "seed")
 
 
 def test_verdicts_are_counted_by_claim_in_the_ledgers_order(path):
@@ -71,7 +91,7 @@ def test_what_is_no_table_of_claims_is_refused(tmp_path, path):
         compare.read_claims(tmp_path / "other.parquet")
     table = compare.read_claims(path)
     with pytest.raises(UserError, match="did you mean 'preset'"):
-        compare.check_column(table, "presett")
+        compare.compared_by(table, "presett")
     with pytest.raises(UserError, match="did you mean 'case3-shrinks'"):
         compare.findings(table, "case3-shrink")
 

@@ -129,3 +129,13 @@ def test_a_token_among_the_parameters_is_refused(tmp_path):
         done = command(tmp_path, "run", "stratified_manifold", "-p", name, TOKEN, "-o", "out")
         assert done.returncode == 2 and "HF_TOKEN" in done.stderr
         assert not seen_in(tmp_path, done.stdout, done.stderr)
+
+
+def test_a_token_given_as_a_name_is_not_repeated(tmp_path):
+    done = command(tmp_path, "run", "stratified_manifold", "-p", TOKEN, "1", "-o", "out")
+    assert done.returncode == 2 and "looks like a secret" in done.stderr
+    assert not seen_in(tmp_path, done.stdout, done.stderr)
+    (tmp_path / "grid.yml").write_text(f"notebook: stratified_manifold\nfixed: {{{TOKEN}: 1}}\n")
+    done = command(tmp_path, "sweep", "grid.yml", "--dry")
+    assert done.returncode == 2 and "looks like a secret" in done.stderr
+    assert TOKEN not in done.stderr + done.stdout

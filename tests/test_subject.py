@@ -49,6 +49,9 @@ def test_the_sae_sees_what_saelens_own_hooked_model_shows_it(preset, cache, days
     z = sae.encode(found.x)
 
     hooked = SAETransformerBridge.boot_transformers(PRESETS[preset].model, device="cpu")
+    for row, prompt, inside in zip(coded.ids[:9], days.prompts, coded.attention, strict=False):
+        theirs = hooked.to_tokens(prompt.text, prepend_bos=True)[0]
+        assert row[inside].tolist() == theirs.tolist()
     hook = hooked.get_sae_hook_name(sae)
     expected = latents_of(hooked, sae, hook, coded.ids, coded.attention)[coded.content]
     assert (expected > 0).any(1).all() and expected.std(0).max() > 0.1
@@ -88,7 +91,7 @@ def test_bos_is_left_out_where_the_metadata_says_so(cache, days):
     assert not subject.tokens(days).ids[:, 0].eq(subject.model.tokenizer.bos_token_id).any()
 
 
-def test_an_sae_of_ones_own_by_release_and_by_folder(cache, tmp_path, days):
+def test_an_sae_of_ones_own_by_release_and_by_folder(cache, tmp_path, days, caplog):
     name = hub.put_gated(cache)
     subject = load_subject(name)
     assert list(subject.autoencoders) == subject.sparse == ["gated SAE"]
@@ -98,7 +101,10 @@ def test_an_sae_of_ones_own_by_release_and_by_folder(cache, tmp_path, days):
     again = load_subject(str(tmp_path / "mine"))
     x = subject.residuals(subject.tokens(days)).x
     torch.testing.assert_close(again.autoencoders["gated SAE"].encode(x), sae.encode(x))
-    elsewhere = load_subject(name, hook="blocks.1.hook_out", dtype="bfloat16")
+    with caplog.at_level("WARNING"):
+        elsewhere = load_subject(name, hook="blocks.1.hook_out", dtype="bfloat16")
+    assert "trained at blocks.3.hook_resid_post, but reads at blocks.1.hook_out" in caplog.text
+    assert elsewhere.describe()["hook"] == "blocks.1.hook_out"
     assert elsewhere.hook == "blocks.1.hook_out"
     assert next(elsewhere.model.parameters()).dtype == torch.bfloat16
     other = elsewhere.residuals(elsewhere.tokens(days)).x
@@ -127,6 +133,14 @@ def test_a_jumprelu_sae_of_gemma_scope(cache):
         saes.check_fit(sae, 768, "mine")
 
 
+def test_an_sae_of_attention_heads_is_refused(small_sae, tmp_path):
+    small_sae.cfg.reshape_activations = "hook_z"
+    small_sae.cfg.metadata.hook_name = "blocks.4.attn.hook_z"
+    small_sae.save_model(tmp_path)
+    with pytest.raises(UserError, match="choose an SAE of the residual stream"):
+        saes.load_sae(tmp_path)
+
+
 def test_an_sae_that_wants_unknown_rescaling_is_refused(small_sae, tmp_path):
     small_sae.cfg.normalize_activations = "expected_average_only_in"
     small_sae.save_model(tmp_path)
@@ -134,7 +148,7 @@ def test_an_sae_that_wants_unknown_rescaling_is_refused(small_sae, tmp_path):
         saes.load_sae(tmp_path)
 
 
-def test_no_pickle_is_ever_loaded(cache):
+def test_no_pickle_is_ever_loaded(cache, monkeypatch):
     """An `ae.pt` that would run code is refused."""
     hub.put_preset(cache, "gemma-2-2b")
     (path,) = cache.rglob("ae.pt")
@@ -145,6 +159,9 @@ def test_no_pickle_is_ever_loaded(cache):
 
     torch.save({"encoder.weight": Payload()}, path)
     with pytest.raises(UserError, match="cannot load SAE"):
+        load_subject("gemma-2-2b")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(UserError, match="unset it"):
         load_subject("gemma-2-2b")
     assert not path.with_suffix(".ran").exists()
 

@@ -31,7 +31,7 @@ from saerepgeo_lib import runner
 from saerepgeo_lib.cli import main
 from saerepgeo_lib.files import read_json, write_json
 from saerepgeo_lib.grid import read_grid
-from saerepgeo_lib.sweep import drive, execute, local_client, local_settings
+from saerepgeo_lib.sweep import _result, drive, execute, local_client, local_settings
 
 slow = pytest.mark.slow
 
@@ -256,6 +256,15 @@ def test_options_that_cannot_be(folder, capsys):
 
 
 @slow
+def test_a_scheduler_that_goes_away_is_said():
+    """Its tasks are then cancelled; what is finished stays."""
+    with local_client(1) as client:
+        task = client.submit(time.sleep, 60)
+        task.cancel()
+        with pytest.raises(RuntimeError, match=r"scheduler went away.*same command"):
+            _result(task)
+
+
 def test_a_scheduler_that_does_not_answer(folder, capsys):
     grid = write_grid(folder, n=[0])
     assert run(grid, folder / "o", "--scheduler", "127.0.0.1:9") == 2
@@ -268,7 +277,7 @@ def test_what_a_kill_between_the_two_renames_leaves_is_put_back(folder):
     out = folder / "o"
     place = runner.find_run(folder / "stub.py", {}, out=out, cwd=folder)
     put_stub_result(place.folder.with_name(f".{place.folder.name}.old"))
-    torn = out / f".{place.folder.name}.part"
+    torn = out / f".{place.folder.name}.x.part"
     torn.mkdir()
     runner.clean(out)
     assert runner.is_finished(place) and not hidden(out)
@@ -277,7 +286,7 @@ def test_what_a_kill_between_the_two_renames_leaves_is_put_back(folder):
 def test_a_living_runs_folder_is_left_alone(folder):
     out = folder / "o"
     name = runner.find_run(folder / "stub.py", {}, out=out, cwd=folder).folder.name
-    alive = out / f".{name}.part"
+    alive = out / f".{name}.x.part"
     alive.mkdir(parents=True)
     code = (
         "import sys, time; from pathlib import Path; from saerepgeo_lib.files import held_lock\n"
@@ -312,6 +321,10 @@ def test_the_key_follows_every_file_that_matters(folder, monkeypatch):
     keys.append(key(name="sae"))
     (folder / "sae" / "weights").write_text("1")
     keys.append(key(name="sae"))
+    for part in ("config.json", "shards/model.safetensors"):  # a model's folder
+        (folder / "model" / part).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "model" / part).write_text("1")
+        keys.append(key(name="model"))
     source.write_text(source.read_text() + "\n# changed\n")
     keys.append(key())
     data = folder / "data"
@@ -319,6 +332,13 @@ def test_the_key_follows_every_file_that_matters(folder, monkeypatch):
     monkeypatch.setenv("SAEREPGEO_DATA", str(data))
     keys.append(key())
     (data / "weights.json").write_text("{}")
+    keys.append(key())
+    (data / "sweeps").mkdir()
+    (data / "sweeps" / "table.parquet").write_text("1")
+    assert key() == keys[-1]  # a table that was collected does not change the runs it came from
+    source.write_text(source.read_text() + "\n# reads compare.shipped_claims()\n")
+    keys.append(key())
+    (data / "sweeps" / "table.parquet").write_text("2")
     keys.append(key())
     packages = folder / "packages" / "new-1.0.dist-info"
     packages.mkdir(parents=True)
