@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.models import is_causal
 from saerepgeo_lib.residuals import Residuals, batches_of, run_to_hook
 from saerepgeo_lib.tokens import Tokens
 
@@ -18,8 +19,7 @@ EMBEDDING, NEXT_TOKEN = "cosine of sentence embeddings", "cross-entropy"
 
 def effect_name(model: Any) -> str:
     """How a model is judged: masked language models by their embeddings, others by their loss."""
-    masked = "MaskedLM" in str(model.cfg.architecture)
-    return EMBEDDING if masked else NEXT_TOKEN
+    return NEXT_TOKEN if is_causal(model) else EMBEDDING
 
 
 @contextmanager

@@ -22,7 +22,8 @@ def judge_push(shrinkage: pd.DataFrame, responses: pd.DataFrame) -> list[Claim]:
     columns concept and SAE. The claim holds for a case if along valid pushes the error is lower
     beyond chance (95 %, over frames) at every dose above 1; in part if a small push lowers it
     beyond chance: an elasticity along the gradient below 0. It cannot be tested where a push missed
-    its dose by more than 5 %. Its numbers are those of the elasticity.
+    its dose by more than 5 %, nor, unless it holds, where the elasticity has no interval. Its
+    numbers are those of the elasticity.
     """
     claims = []
     pushed = _above(responses, PUSH["valid"])
@@ -37,7 +38,8 @@ def judge_push(shrinkage: pd.DataFrame, responses: pd.DataFrame) -> list[Claim]:
             verdict = "holds"
         elif slope.high < 0 and slope.p <= 0.05:
             verdict = "holds in part"
-        verdict = "cannot be tested here" if _off_dose(case) else verdict
+        if _off_dose(case) or (np.isnan(slope.p) and verdict != "holds"):
+            verdict = "cannot be tested here"
         statistic = "elasticity of MSE along the gradient of AEDP"
         claims.append(Claim.of(_HELPS, f"{concept}: {sae}", statistic, slope, verdict))
     return claims
@@ -92,6 +94,7 @@ def judge_shrinkage(shrinkage: pd.DataFrame) -> list[Claim]:
     for row in shrinkage.to_dict("records"):
         found = Estimate(row["rho*"] - 1, row["low"] - 1, row["high"] - 1, row["p"], int(row["n"]))
         verdict: Verdict = "holds" if found.is_positive else "does not hold"
+        verdict = "cannot be tested here" if np.isnan(found.p) else verdict
         subject = f"{row['concept']}: {row['SAE']}"
         claims.append(Claim.of("case3-shrinks", subject, "rho* - 1", found, verdict))
     return claims

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.points import twins
 from saerepgeo_lib.residuals import batches_of, float64
 
 MEMORY_BUDGET = 2**28  # bytes that one batch of dense latents may take
@@ -44,6 +46,13 @@ def encode(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMOR
     for rows, (z, active) in zip(batches_of(len(x), size), parts, strict=True):
         values[rows, torch.searchsorted(features, active)] = z
     return Codes(values, features)
+
+
+def as_points(sae: Any, x: Float[Tensor, "tokens d"]) -> Float[np.ndarray, "tokens active"]:
+    """The codes as points; rows of `x` that are equal get equal ones, to the last bit."""
+    kept, position = twins(x.cpu().numpy())
+    values: np.ndarray = encode(sae, x[torch.from_numpy(kept)]).values.double().cpu().numpy()
+    return values[position]
 
 
 def difference(a: Codes, b: Codes) -> Float[Tensor, "tokens active"]:

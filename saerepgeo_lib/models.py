@@ -108,6 +108,13 @@ def load_model(
     return model
 
 
+def is_causal(model: Any) -> bool:
+    """Whether tokens see only those before them (the bridge's own `attention_dir` ignores BERT)."""
+    cfg = model.cfg
+    masked = "MaskedLM" in str(getattr(cfg, "architecture", ""))
+    return bool(cfg.attention_dir == "causal" and not masked)
+
+
 def _processing(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bool]]:
     """What of `model_from_pretrained_kwargs` is for booting, and what for the weights."""
     boot = {k: v for k, v in given.items() if k in _BOOT}

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saerepgeo_lib.errors import UserError, choose, nearest
+from saerepgeo_lib.models import is_causal
 from saerepgeo_lib.tokens import Tokens
 
 NoiseScaling = Literal["relative", "absolute"]
@@ -82,7 +83,9 @@ def run_to_hook(
 def compute_residuals(model: Any, tokens: Tokens, hook: str, *, batch_size: int = 64) -> Residuals:
     """The residual stream at `hook` for the content tokens of all prompts.
 
-    Each prompt passes through the model once: noise levels and seeds never run it again.
+    Each prompt passes through the model once: noise levels and seeds never run it again. Tokens in
+    the same context get the same vector, to the last bit: left to rounding, copies would look like
+    very dense clusters.
     """
     parts = []
     for rows in torch.arange(len(tokens.ids)).split(batch_size):
@@ -90,7 +93,19 @@ def compute_residuals(model: Any, tokens: Tokens, hook: str, *, batch_size: int 
         x = run_to_hook(model, tokens.ids[rows, :width], tokens.attention[rows, :width], hook)
         parts.append(x[tokens.content[rows, :width].to(x.device)].float())
     prompt, position = tokens.content.nonzero(as_tuple=True)
-    return Residuals(torch.cat(parts), prompt, position, tokens.entity[tokens.content])
+    first = _first_in_context(tokens, causal=is_causal(model))
+    return Residuals(torch.cat(parts)[first], prompt, position, tokens.entity[tokens.content])
+
+
+def _first_in_context(tokens: Tokens, *, causal: bool) -> list[int]:
+    """For each content token the first one that sees the same tokens from the same position."""
+    lengths = tokens.attention.sum(1).tolist()
+    first: dict[tuple[int, ...], int] = {}
+    out = []
+    for place, (p, t) in enumerate(tokens.content.nonzero().tolist()):
+        seen = tokens.ids[p, : t + 1 if causal else lengths[p]].tolist()
+        out.append(first.setdefault((t, *seen), place))
+    return out
 
 
 def float64(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saerepgeo_lib.clusters import n_clusters
 from saerepgeo_lib.edits import RANK_TOLERANCE, Setting
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.points import NotEstimable
@@ -97,10 +98,15 @@ def over_groups(
     """Statistics with the intervals that leaving out one group of tokens at a time gives.
 
     Clusters stay as they are. p is that of "the statistic equals its `null`" (by default 0); see
-    `statistics.jackknife`. Raises UserError for fewer than 3 groups.
+    `statistics.jackknife`. There is none where the tokens of fewer than 2 clusters are left without
+    one of the groups. Raises UserError for fewer than 3 groups.
     """
-    group = np.asarray(group)
-    parts = [statistics(setting.rows(group != g)) for g in np.unique(group)]
+    group, labels = np.asarray(group), setting.labels.cpu().numpy()
+    kept = [group != g for g in np.unique(group)]
+    if min(n_clusters(labels[keep]) for keep in kept) < 2:
+        why = NotEstimable("without one of the groups fewer than 2 clusters are left")
+        return dict.fromkeys(statistics(setting), why)
+    parts = [statistics(setting.rows(keep)) for keep in kept]
     out: dict[str, Estimate | NotEstimable] = {}
     for name, value in statistics(setting).items():
         at = (null or {}).get(name, 0.0)

@@ -18,7 +18,7 @@ from saerepgeo_lib.decoding import to_residual
 from saerepgeo_lib.edits import Kind, Measure, Setting, Shift, edit, mse, setting_of
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.interventions import N_STEPS, OBJECTIVES, STEP, Path
-from saerepgeo_lib.latents import encode
+from saerepgeo_lib.latents import as_points
 from saerepgeo_lib.local_representations import cluster_pca, space_of
 from saerepgeo_lib.noise_sweep import stream, workers
 from saerepgeo_lib.points import NotEstimable
@@ -32,6 +32,7 @@ from saerepgeo_lib.scaling import (
     over_groups,
     uniform_scaling,
 )
+from saerepgeo_lib.statistics import Estimate
 from saerepgeo_lib.structure import groups_of
 from saerepgeo_lib.subject import Subject
 from saerepgeo_lib.tokens import Tokens
@@ -127,8 +128,8 @@ def setting(
     x = seen.residuals.x
     if choose("grouping", grouping, ("clusters", "entities")) == "entities":
         return setting_of(sae, x, seen.entity)
-    codes = encode(sae, x).values.double().cpu().numpy()
-    return setting_of(sae, x, cluster_pca(space_of(codes), min_cluster_size=min_cluster_size))
+    codes = space_of(as_points(sae, x))
+    return setting_of(sae, x, cluster_pca(codes, min_cluster_size=min_cluster_size))
 
 
 def settings_of(
@@ -188,7 +189,7 @@ def with_intervals(found: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFr
     for name, suffix in columns.items():
         low, high = (f"{end}{suffix}" if suffix else f"{name} {end}" for end in ("low", "high"))
         out[name] = [
-            f"{v:.2f} [{a:.2f}, {b:.2f}]"
+            f"{v:.2f} [{a:.2f}, {b:.2f}]" if a == a else f"{v:.2f} (no interval)"
             for v, a, b in zip(found[name], found[low], found[high], strict=True)
         ]
     return out
@@ -211,14 +212,13 @@ def shrinkage(here: Setting, fold: Int[np.ndarray, " tokens"]) -> dict[str, Any]
         }
 
     found = over_groups(here, statistics, fold, null={"rho*": 1.0, "rho* outward": 1.0})
-    row: dict[str, Any] = {}
-    for name, value in found.items():
-        if isinstance(value, NotEstimable):
-            raise UserError(f"{name} has no interval: {value}")
-        row[name] = value.value
+    row: dict[str, Any] = statistics(here)
+    for name, given in found.items():
+        none = isinstance(given, NotEstimable)
+        estimate = Estimate(row[name], np.nan, np.nan, np.nan, 0) if none else given
         for key in ("low", "high", "p", "n"):
             row[name.replace("rho*", key) if "rho*" in name else f"slope {key}"] = getattr(
-                value, key
+                estimate, key
             )
     outward = arrangement_scaling(here)
     return row | {

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE, Labels
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.latents import encode
+from saerepgeo_lib.latents import as_points, encode
 from saerepgeo_lib.local_representations import Space, space_of
 from saerepgeo_lib.models import best_device
 from saerepgeo_lib.noise_sweep import RESIDUAL, randomized, stream
@@ -89,14 +89,13 @@ def view_of(
     """
     vectors = {RESIDUAL: found.x.double().cpu().numpy()}
     for label, sae in autoencoders.items():
-        vectors[label] = encode(sae, found.x).values.double().cpu().numpy()
+        vectors[label] = as_points(sae, found.x)
     generator = stream(seed, "encoder")
     for label in sparse:
         l0 = max(1, round(encode(autoencoders[label], found.x).l0))
         for draw in range(n_random):
             random = random_sae(autoencoders[label], l0=l0, generator=generator)
-            values = encode(random, found.x).values.double().cpu().numpy()
-            vectors[f"{randomized(label)} #{draw + 1}"] = values
+            vectors[f"{randomized(label)} #{draw + 1}"] = as_points(random, found.x)
     groups = groups_of(found, concept)
     spaces = {label: space_of(x) for label, x in vectors.items()}
     return View(vectors, spaces, groups, concept.entities, words, int(groups.frame.max()) + 1)

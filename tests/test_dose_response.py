@@ -163,6 +163,9 @@ def test_the_claim_is_judged_by_the_slope_and_the_doses_above_one(change, slope,
     missed = responses_of(PUSH["valid"], change, aedp=[0.5, 0.8, 1, 1.2, 1.2])
     (found,) = intervention_verdict.judge_push(law_of(slope), missed)
     assert found.verdict == "cannot be tested here"
+    no_interval = law_of(slope, np.nan, **{"slope p": np.nan, "slope n": 0})
+    (found,) = intervention_verdict.judge_push(no_interval, rows)
+    assert found.verdict == ("holds" if verdict == "holds" else "cannot be tested here")
 
 
 def test_the_least_error_is_judged_by_its_change_beyond_chance():
@@ -202,9 +205,9 @@ def test_shrinkage_explains_only_if_the_effect_comes_and_goes_with_it():
     ):  # fmt: skip
         (claim,) = intervention_verdict.judge_manipulations(rows(change, kind))
         assert claim.verdict == verdict and kind in claim.subject
-    law = pd.concat([law_of(0), law_of(0, low=0.95), law_of(0, p=0.2)])
+    law = pd.concat([law_of(0), law_of(0, low=0.95), law_of(0, p=0.2), law_of(0, p=np.nan)])
     verdicts = [c.verdict for c in intervention_verdict.judge_shrinkage(law)]
-    assert verdicts == ["holds", "does not hold", "does not hold"]
+    assert verdicts == ["holds", "does not hold", "does not hold", "cannot be tested here"]
 
 
 def test_a_planted_shrinkage_is_found_and_its_effect_taken_away():

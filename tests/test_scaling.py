@@ -8,7 +8,7 @@ import torch
 from planted_codes import double_sae, random_setting, simplex_setting
 from scipy.optimize import minimize_scalar
 
-from saerepgeo_lib import dose_response, saes, scaling
+from saerepgeo_lib import dose_response, saes, scaling, separability
 from saerepgeo_lib.arrangements import aedp
 from saerepgeo_lib.decoding import own_decode
 from saerepgeo_lib.edits import edit, mse, setting_of
@@ -132,6 +132,20 @@ def test_intervals_leave_out_one_group_at_a_time():
         null={"rho": value},
     )  # fmt: skip
     assert shifted["rho"].p == pytest.approx(1)
+
+
+def test_no_interval_where_one_group_holds_all_clusters_but_one():
+    setting = random_setting(k=2, loose=0)
+    holds_all = np.where(setting.labels == 0, 0, 1 + np.arange(12) % 2)
+    for group, estimable in ((np.arange(12) % 3, True), (holds_all, False)):
+        found = scaling.over_groups(
+            setting, lambda part: {"rho": scaling.uniform_scaling(part).optimum}, group
+        )["rho"]
+        assert isinstance(found, NotEstimable) != estimable
+    assert "fewer than 2 clusters" in str(found)
+    row = separability.shrinkage(setting, holds_all)
+    assert row["rho*"] == scaling.uniform_scaling(setting).optimum
+    assert np.isnan([row["low"], row["slope high"], row["p"]]).all() and row["n"] == 0
 
 
 def test_subsets_keep_features_and_renumber_clusters():

@@ -91,6 +91,12 @@ def test_downstream_effects_start_from_the_saes_own_reconstruction(minilm, topk,
     assert f"as encoded {expected:.3f}" in text
 
 
+def test_a_case_without_an_interval_says_so():
+    rows = pd.DataFrame({"r": [1.0, 2.0], "r low": [0.5, np.nan], "r high": [1.5, np.nan]})
+    shown = separability.with_intervals(rows, {"r": ""})["r"]
+    assert shown.tolist() == ["1.00 [0.50, 1.50]", "2.00 (no interval)"]
+
+
 def test_tables_name_their_cases_and_parameters_are_checked():
     table = separability.table({("a", "s"): {"x": 1}, ("b", "s"): {"x": 2}})
     assert table.to_dict("list") == {"concept": ["a", "b"], "SAE": ["s", "s"], "x": [1, 2]}

@@ -2,15 +2,20 @@
 
 import hub
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 from sae_lens import SAE, HookedSAETransformer
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+from scipy.spatial.distance import pdist
 
 from saerepgeo_lib import models, prompts, saes
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.latents import as_points
+from saerepgeo_lib.points import distinct
 from saerepgeo_lib.presets import PRESETS, SaeSource
 from saerepgeo_lib.registry import search_saes
+from saerepgeo_lib.residuals import compute_residuals
 from saerepgeo_lib.subject import Subject, load_subject
 
 PAPER = ("gpt2-small", "pythia-70m", "gemma-2-2b")
@@ -35,6 +40,24 @@ def latents_of(hooked, sae, hook, ids, attention):
         ids, saes=[sae], attention_mask=attention.long(), return_cache_object=True
     )
     return found[hook]
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_copies_of_a_context_are_one_point_whatever_the_batch(preset, cache, days):
+    """Before a frame's entity a causal model sees the same tokens in every prompt of the frame."""
+    hub.put_preset(cache, preset)
+    subject = load_subject(preset)
+    (sae,) = subject.autoencoders.values()
+    coded = subject.tokens(days)
+    contexts = {tuple(coded.ids[p, : t + 1].tolist()) for p, t in coded.content.nonzero().tolist()}
+    codes = []
+    for batch_size in (7, 64):
+        found = compute_residuals(subject.model, coded, subject.hook, batch_size=batch_size)
+        assert len(distinct(found.x.numpy())) == len(contexts) < len(found.x)
+        assert len(distinct(as_points(sae, found.x))) <= len(contexts)
+        codes.append(as_points(sae, found.x))
+    apart, first = pdist(codes[0]), pdist(codes[1])
+    np.testing.assert_array_equal(apart == 0, first == 0)
 
 
 @pytest.mark.parametrize("preset", PAPER)

@@ -107,7 +107,7 @@ def test_failures_are_told_kept_and_tried_again_and_the_others_finish(folder, ca
     assert set(finished(out)) == {10, 11}
     assert starts(folder) == {0: 1, 1: 1, 2: 1, 3: 4, 4: 1, 10: 1, 11: 1}
     words = ["KeyError: 'broken on purpose'", "did you mean 'y'?", "lack of memory",
-             "its worker died 4 times", "without writing its record"]  # fmt: skip
+             "its worker died each time", "without writing its record"]  # fmt: skip
     for fault, reason in zip(faults, words, strict=True):
         (line,) = [line for line in shown.out.splitlines() if f"fault={fault} " in line]
         assert reason in line and line.strip() in shown.err  # the table, and live
@@ -141,7 +141,9 @@ def test_24_runs_finish_though_each_worker_is_killed(folder):
     second[0].kill()
     status, text, error = ended(sweep)
     assert status == 0, error
-    assert "24 executed, 0 found, 0 failed" in text
+    # A run whose worker died between its end and its report is found, not executed again.
+    executed, found = map(int, re.search(r"(\d+) executed, (\d+) found, 0 failed", text).groups())
+    assert executed + found == 24 and found <= 3
     assert set(finished(out)) == set(range(24))
     assert set(starts(folder)) == set(range(24)) and starts(folder).total() <= 24 + 3
     assert not hidden(out) and not kernels(out)
