@@ -4,6 +4,7 @@ Hashes are kept for the life of the process and renewed when a file's size or ti
 differs, or packages were installed or removed; so a key costs a few file look-ups.
 """
 
+import ast
 import functools
 import importlib.metadata
 import os
@@ -13,31 +14,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jupytext
+
 import saerepgeo_lib
+from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import data_dir, sha256_file, sha256_json
 
+_LIBRARY = Path(saerepgeo_lib.__file__).parent
 _CONFIGURATIONS = ("cfg.json", "config.json")  # of SAELens' folders and of transformers'
 
 
 def run_key(source: Path, values: dict[str, Any], *, cwd: Path) -> str:
     """Key of a notebook's run with `values` for all its parameters (defaults too).
 
-    It covers the notebook, the values, the files and folders that they name (relative to `cwd`),
-    the library, the data, the versions of all installed packages, Python's and the architecture.
-    It does not know of what a name on the hub stands for, nor of what device "auto" finds.
+    It covers the notebook's code, the values, the files and folders that they name (relative to
+    `cwd`), the modules of the library that the code imports and those that these import, the data,
+    the versions of all installed packages, Python's and the architecture. It does not know of what
+    a name on the hub stands for, nor of what device "auto" finds. Prose is no part of it.
     Collected tables (data/sweeps) count for the notebook that reads them only, else a table would
     change the keys of the runs that it was made from.
     """
-    library = sorted(Path(saerepgeo_lib.__file__).parent.glob("*.py"))
     data = sorted(p for p in data_dir().rglob("*") if p.is_file() and p.suffix != ".md")
     if "shipped_claims" not in source.read_text(encoding="utf-8"):
         data = [p for p in data if p.parent.name != "sweeps"]
     used = [Path(p).resolve() for v in values.values() for p in _files_named(v, cwd)]
     return sha256_json(
         {
-            "notebook": _file_hash(source),
+            "notebook": _code(source, *_state(source)),
             "parameters": values,
-            "files": [["/".join(p.parts[-2:]), _file_hash(p)] for p in [*library, *data, *used]],
+            "files": [
+                ["/".join(p.parts[-2:]), _file_hash(p)] for p in [*modules(source), *data, *used]
+            ],
             "packages": _packages(_places()),
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -61,9 +68,47 @@ def _files_named(value: Any, cwd: Path) -> Iterator[str]:
             yield from sorted(str(p) for p in Path(path).rglob("*") if p.is_file())
 
 
+def modules(source: Path) -> list[Path]:
+    """The library's modules that a file imports, directly or through them, in order."""
+    found: set[Path] = set()
+    to_read = [source, _LIBRARY / "__init__.py"]
+    while to_read:
+        path = to_read.pop()
+        new = [p for p in _imports(path, *_state(path)) if p not in found]
+        found.update(new)
+        to_read += new
+    return sorted(found | {_LIBRARY / "__init__.py"})
+
+
+@functools.lru_cache(maxsize=1024)
+def _imports(path: Path, size: int, changed: int, touched: int) -> list[Path]:
+    """The library's modules that stand in a file's import statements, wherever these stand."""
+    names = set()
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is not Python: {error}") from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    inside = sorted(name.split(".")[1] for name in names if name.startswith(f"{_LIBRARY.name}."))
+    return [file for part in inside if (file := _LIBRARY / f"{part}.py").is_file()]
+
+
+@functools.lru_cache(maxsize=64)
+def _code(source: Path, size: int, changed: int, touched: int) -> list[str]:
+    return [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+
+
 def _file_hash(path: Path) -> str:
+    return _hash_of(path, *_state(path))
+
+
+def _state(path: Path) -> tuple[int, int, int]:
     state = path.stat()
-    return _hash_of(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 @functools.lru_cache(maxsize=1024)

@@ -21,7 +21,7 @@ from traitlets import Dict, Unicode
 from traitlets.config import Config
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.files import held_lock, read_json
+from saerepgeo_lib.files import held_lock, read_json, write_text
 from saerepgeo_lib.notebooks import find_notebook, parse_parameters, read_parameters
 from saerepgeo_lib.parameters import check_value
 from saerepgeo_lib.record_files import RECORD_END, read_record
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD_VARIABLE = "SAEREPGEO_RECORD"  # tells the running notebook where its record goes
+_INJECTED = "injected-parameters"  # papermill's tag of the cell that sets parameters
 _HIDDEN = re.compile(r"\.(.+-[0-9a-f]{16})\.")  # locks and folders of runs that are not finished
 
 
@@ -89,11 +90,40 @@ def run(
     fresh: bool = False,
     progress: bool = True,
 ) -> Run:
-    """`run_notebook` with a notebook's name and with parameters as texts."""
+    """`run_notebook` with a notebook's name and with parameters as texts.
+
+    A run that is found gets the source's present prose, captions and alt texts.
+    """
     source = find_notebook(name)
-    return run_notebook(
+    result = run_notebook(
         source, parse_parameters(source, given), out=out, fresh=fresh, progress=progress
     )
+    if result.cached:
+        with held_lock(out / f".{result.folder.name}.lock"):
+            renew_prose(result.notebook, source)
+    return result
+
+
+def renew_prose(executed: Path, source: Path) -> None:
+    """Give an executed notebook its source's text cells and metadata; the code must be the same."""
+    notebook = nbformat.read(executed, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = []
+    for cell in jupytext.read(source).cells:
+        if cell.cell_type == "code":
+            if not code or code[0].source != cell.source:
+                raise UserError(f"{executed} was not executed from {source}")
+            code[0].metadata = cell.metadata
+            cells.append(code.pop(0))
+            if code and _INJECTED in code[0].metadata.get("tags", []):
+                cells.append(code.pop(0))
+        else:
+            cells.append(cell)
+    before = executed.read_text(encoding="utf-8")
+    notebook.cells = cells
+    _name_cells(notebook)
+    if (text := nbformat.writes(notebook) + "\n") != before:
+        write_text(executed, text)
 
 
 def run_notebook(
@@ -238,8 +268,15 @@ def _strip_run_metadata(path: Path) -> None:
     """Remove times, durations and paths, so that two runs of the same thing are the same file."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
-    for i, cell in enumerate(notebook.cells):
+    for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        cell["id"] = f"cell-{i}"
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]  # papermill's, empty
+    _name_cells(notebook)
     nbformat.write(notebook, path)
+
+
+def _name_cells(notebook: Any) -> None:
+    for i, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{i}"
