@@ -1,0 +1,203 @@
+"""No result is typed: a number in the book's prose is a setting, a convention, or in the record."""
+
+import ast
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from saerepgeo_lib.claims import paper_claims
+from saerepgeo_lib.dose_response import LEAST
+from saerepgeo_lib.record_files import read_record
+from saerepgeo_lib.separability import NOTHING
+
+ROOT = Path(__file__).resolve().parent.parent
+NUMBER = re.compile(r"(?<![\w.])[-−+]?\d[\d,]*(?:\.\d+)?(?!\w)")
+CONVENTIONS = {"95", "0.05"}  # percent of intervals, level of tests
+REPORTED = {n for c in paper_claims().values() for n in NUMBER.findall(c["reported"])}
+# Sentences with other numbers, and where these come from: a module of the library in which they
+# stand as literals; a function that the record of the page's run must satisfy; or, in words, why
+# the number is no result.
+EXPLAINED = {
+    "calibration": {
+        "a matrix of 96 tokens and 384 directions": "calibration",
+        "in 50 ambient dimensions": "calibration",
+        "300 points, mean estimates": "calibration",
+        "dimension 3 or 20 in 50 dimensions": "calibration",
+        "in 50 and in 384 ambient dimensions": "calibration_arrangements",
+        "A test at level 5 % should": "the level of tests, as 0.05",
+        "a rate between 3 and 7 %": "an aim, drawn in the figure",
+        "3 to 7 %": "the same aim",
+        "can reach 6/128": "all sign patterns of seven values: 2 to the 7th",
+        "with six only 2/64": "all sign patterns of six values: 2 to the 6th",
+        "jump to 96 with the smallest": "an exercise on the matrix above",
+        "radius 1 is 10 % too high": "the square root of 1 + 2/10",
+        "down to 1 %": "an exercise",
+        "too low at rank 32": "calibration",
+        "the book uses 30": "arrangements",
+    },
+    "intervention": {
+        "up to 1.5 and down to 0.5": "separability",
+        "at 0.5, 0.8, 1, 1.2 and 1.5": "dose_response",
+        "it lies between 1.1 and 1.2": lambda record: all(
+            1.1 <= v <= 1.2 for v in column(record, "shrinkage", "rho*", SAE="L1-ReLU SAE")
+        ),
+        "within 2 % of 1": lambda record: all(
+            0.98 <= v <= 1.02
+            for sae in ("TopK SAE", "dense AE")
+            for v in column(record, "shrinkage", "rho*", SAE=sae)
+        ),
+        "near 0.5": lambda record: all(
+            0.4 <= v <= 0.6 for v in column(record, "shrinkage", "rho*", SAE=NOTHING)
+        ),
+        "near 1.2 for L1": lambda record: all(
+            best_dose(record, LEAST["valid"], sae) == dose
+            for sae, dose in (("L1-ReLU SAE", {1.2}), ("TopK SAE", {1.0}))
+        ),
+        "at most 1 % counts": "interventions",
+        "L1 SAE by 1.13": lambda record: any(
+            round(v, 2) == 1.13 for v in column(record, "shrinkage", "rho*", SAE="L1-ReLU SAE")
+        ),
+    },
+    "noise_and_rank": {"400 tokens of 32 dimensions": "theory"},
+    "rank_rule_ablation": {"null of 19 draws": "ablation"},
+    "representation_structure": {
+        "keep the same 90 % of": "local_representations",
+        "UMAP to 50 dimensions": "local_representations",
+        "asked for 50": "local_representations",
+    },
+    "stratified_manifold": {"relative range above 5 %": "stratification"},
+    "unfolding_a_tensor": {
+        "a tensor of 24 numbers": "2 by 3 by 4",
+        "same 24 entries": "2 by 3 by 4",
+        "the same 24 numbers": "2 by 3 by 4",
+        "2 by 12 and 4 by 6": "2 by 3 by 4, unfolded",
+        "1 to 1e-12": "theory",
+        "With 12 prompts": "an exercise",
+    },
+    "how_to_read": {"You need Python 3.11": "a version"},
+    "whose_is_what": {
+        "Noise levels 0, 0.02": "noise_sweep",
+        "UMAP to 50 dimensions": "local_representations",
+        "scale factors 0.5 to 1.5": "dose_response",
+    },
+}
+
+
+def column(record, table, name, **where):
+    """Values of a column of a record's table, in the rows where others have given values."""
+    rows = zip(
+        record["tables"][table][name], *(record["tables"][table][key] for key in where), strict=True
+    )
+    found = [value for value, *keys in rows if keys == list(where.values())]
+    assert found, f"{table} has no row with {where}"
+    return found
+
+
+def best_dose(record, path, sae):
+    """The doses at which the error is least along a path, over concepts."""
+    best = set()
+    for concept in set(column(record, "dose_response", "concept", SAE=sae)):
+        where = {"path": path, "SAE": sae, "concept": concept}
+        errors = column(record, "dose_response", "MSE", **where)
+        best.add(column(record, "dose_response", "dose", **where)[errors.index(min(errors))])
+    return best
+
+
+def sentences(text):
+    """A Markdown text's sentences, without code, formulas, links, citations and list numbers."""
+    for pattern in (r"```.*?```", r"\$\$.*?\$\$", r"\$[^$]*\$", r"`[^`]*`", r"(?<=\])\([^)]*\)",
+                    r"\{cite\w*\}\S*", r"^\s*\d+\.\s"):  # fmt: skip
+        text = re.sub(pattern, " ", text, flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(s.split()) for s in re.split(r"(?<=[.!?:;])\s+|\n\n|\|", text)]
+
+
+def numbers_of(sentence):
+    """Numbers of two digits, of a fraction, or of a percentage: results look like these."""
+    found = [n.strip(",") for n in NUMBER.findall(sentence)]
+    return [n for n in found if re.search(r"\.\d|\d\d", n) or "%" in sentence]
+
+
+def shown_strings(code):
+    """The constant parts of texts that a cell shows as Markdown."""
+    for call in ast.walk(ast.parse(code)):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Markdown":
+            for node in ast.walk(call):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def texts_of(path):
+    """Everything that a page says in fixed words, and its code."""
+    cells = jupytext.read(path).cells
+    code = "\n".join(c.source for c in cells if c.cell_type == "code" and path.suffix == ".py")
+    code = re.sub(r"^%.*", "", code, flags=re.MULTILINE)
+    texts = [c.source for c in cells if c.cell_type != "code"]
+    for cell in cells:
+        look = cell.metadata.get("mystnb", {})
+        texts += [look.get("image", {}).get("alt", ""), look.get("figure", {}).get("caption", "")]
+    return [*texts, *(shown_strings(code) if code else [])], code
+
+
+def literals(code):
+    """Numbers that stand in code, outside its texts, as written there and as percentages."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            found += [f"{node.value:g}", f"{100 * node.value:g}"]
+    return set(found)
+
+
+def unexplained(path):
+    """Sentences of a page with numbers that nothing explains."""
+    texts, code = texts_of(path)
+    known = CONVENTIONS | REPORTED | literals(code)
+    explained = dict(EXPLAINED.get(path.stem, {}))
+    used = set()
+    for sentence in [s for text in texts for s in sentences(text)]:
+        missing = set(numbers_of(sentence)) - known
+        words = next((w for w in explained if w in sentence), None)
+        used.add(words)
+        source = explained.get(words)
+        module = ROOT / "saerepgeo_lib" / f"{source}.py"
+        if isinstance(source, str) and " " not in source:
+            missing -= literals(module.read_text(encoding="utf-8"))
+        elif source is not None:
+            missing = set()
+        if missing:
+            yield f"{path.stem}: {', '.join(sorted(missing))} in {sentence!r}"
+    yield from (f"{path.stem}: no sentence says {w!r}" for w in explained if w not in used)
+
+
+PAGES = sorted((ROOT / "notebooks").glob("*.py")) + sorted((ROOT / "book").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_no_result_is_typed_in_prose(path):
+    assert not list(unexplained(path))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, e in EXPLAINED.items() if any(map(callable, e.values()))]
+)
+def test_what_captions_say_of_the_books_run_is_so(name):
+    place = ROOT / "_build" / "stage" / "notebooks" / f"{name}.record.json"
+    if not place.is_file():
+        pytest.skip("the book is not built: run 'make book'")
+    record = read_record(place)
+    wrong = [
+        words for words, holds in EXPLAINED[name].items() if callable(holds) and not holds(record)
+    ]
+    assert not wrong
+
+
+def test_a_typed_result_is_found(tmp_path):
+    page = tmp_path / "page.py"
+    page.write_text(
+        "# %% [markdown]\n# The rank is 17.3 here, at level 2.5; see $x = 3.14$ and `9.81`.\n"
+        '# %% mystnb={"image": {"alt": "falls by 30 %"}}\n'
+        'n = 2.5\nMarkdown(f"r is {n:.2f} of 0.77")\n'
+    )
+    found = [line.partition(" in ")[0] for line in unexplained(page)]
+    assert found == ["page: 17.3", "page: 30", "page: 0.77"]
