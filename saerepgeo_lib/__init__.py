@@ -3,8 +3,8 @@
 The modules stand in the order in which data flows, and each imports only from those before it:
 
 prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> subject
--> latents -> tensors, ranks
--> noise_sweep -> points, statistics, claims -> stratification (Case 1)
+-> points -> latents -> tensors, ranks
+-> noise_sweep -> statistics, claims -> stratification (Case 1)
 -> dimension, clusters -> arrangements (estimators of Cases 2 and 3)
 -> local_representations -> structure, structure_verdict, structure_table (Case 2)
 -> decoding -> edits -> scaling, interventions -> dose_response, random_walk, downstream
@@ -12,7 +12,7 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> s
 -> synthetic, theory -> calibration, calibration_arrangements, error_rates, ablation
 (estimators against known answers)
 -> records -> plots, plots_* -> repository, colab -> parameters, notebooks -> run_key, runner
--> grid, sweep, collect, compare (many runs, one table) -> book, cli
+-> grid, sweep, collect, compare (many runs, one table) -> glossary, book, cli
 
 `corpus` and `training` make the shipped autoencoders; `errors`, `files`, `strict_yaml` and
 `record_files` serve all.
