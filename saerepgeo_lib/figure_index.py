@@ -34,7 +34,7 @@ def figure_index(pages: Sequence[Page]) -> str:
         if lines:
             parts.append(
                 f"## {page.title}\n\n[The page](../notebooks/{page.name}.ipynb) · "
-                f"{{download}}`record <{page.downloads['record']}>` · "
+                f"[record]({page.downloads['record']}) · "
                 f"rerun: `{page.command}`\n\n" + "".join(lines)
             )
     return "\n".join(parts)

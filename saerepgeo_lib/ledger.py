@@ -11,6 +11,7 @@ from saerepgeo_lib.pages import Page, plain
 
 _LONG = 12  # rows; a longer table is folded
 _SWEEP = "data/sweeps/all_concepts"
+_SUMMARY = ("Claim", "Who says so", "Findings")  # the head of a table with a row a claim
 
 _INTRODUCTION = """# Claims ledger
 
@@ -38,9 +39,9 @@ saerepgeo collect runs/all_concepts -o {path}.parquet
 def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
     """The page on all claims of `data/paper_claims.json`, from records and the shipped sweep.
 
-    `sweep` is a table as `compare.read_claims` gives it. Raises UserError for a claim that no
-    record has a finding on, that the record of its own page lacks, or whose section does not
-    exist; and for a finding on an unknown claim.
+    `sweep` is a table as `compare.read_claims` gives it. Raises UserError for a claim on
+    which the record of its page has no finding, or whose page or section does not exist; and for
+    a finding on an unknown claim.
     """
     findings = {page.name: page.record["claims"] for page in pages}
     for place, claims in [*findings.items(), ("the sweep", sweep.to_dict("records"))]:
@@ -50,13 +51,13 @@ def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
     sections = []
     case = ""
     for id, known in paper_claims().items():
-        if not any(claim["id"] == id for claims in findings.values() for claim in claims):
-            raise UserError(
-                f"no record has a finding on the claim {id!r} of data/paper_claims.json: let the "
-                f"notebook {known['page']!r} add one (record.claims += [Claim.of({id!r}, ...)]), "
-                "or take the claim out of that file"
-            )
         choose(f"page of the claim {id!r} in data/paper_claims.json:", known["page"], by_name)
+        if not any(claim["id"] == id for claim in findings[known["page"]]):
+            raise UserError(
+                f"the claim {id!r} of data/paper_claims.json has no finding in the record of its "
+                f"page {known['page']!r}: let that notebook add one (record.claims += "
+                f"[Claim.of({id!r}, ...)]), name another page, or take the claim out of that file"
+            )
         if known["case"] != case:
             case = known["case"]
             sections.append(f"## {case}\n")
@@ -76,24 +77,23 @@ def _summary(pages: Sequence[Page]) -> str:
     rows: dict[bool, list[list[str]]] = {False: [], True: []}
     for id, known in paper_claims().items():
         verdicts = [c["verdict"] for page in pages for c in page.record["claims"] if c["id"] == id]
-        claim = f"[{known['title']}](#claim-{id}). {plain(known['statement'])}"
-        rows[known["tag"] == "ours"].append([claim, _tag(known), verdicts_in_words(verdicts)])
-    names = ["Claim", "Who says so", "Found, of the findings"]
+        rows[known["tag"] == "ours"].append([_link(id), _tag(known), verdicts_in_words(verdicts)])
     return "\n".join(
         [
             "## In one minute\n\n### Said by the paper, or reported of it\n",
-            _table(names, rows[False]),
+            _table(_SUMMARY, rows[False]),
             "### Asked by this book\n",
-            _table(names, rows[True]),
+            _table(_SUMMARY, rows[True]),
         ]
     )
 
 
 def _section(id: str, known: dict[str, str], shown: Page, pages: Sequence[Page]) -> str:
+    whose = " this book, not the paper" if known["tag"] == "ours" else ""
     parts = [
         f"(claim-{id})=\n### {known['title']}\n",
         f"{plain(known['statement'])}\n",
-        f"- **Who says so**: {_tag(known)}\n"
+        f"- **Who says so**: {_tag(known)}{whose}\n"
         f"- **Reported**: {plain(known['reported'])}\n"
         f"- **Shown in**: [{plain(shown.title)}, *{plain(known['section'])}*]"
         f"({shown.link(known['section'])})\n",
@@ -112,25 +112,29 @@ def _found(page: Page, claims: list[dict[str, Any]]) -> str:
     tables = []
     for statistic in dict.fromkeys(claim["statistic"] for claim in claims):
         name, _, ends = statistic.partition(" [")
-        tables.append(f"*{plain(name[:1].upper() + name[1:])}*\n")
-        tables.append(
-            _table(
-                ["Case", f"Value [{ends.removesuffix(']') or '95 % interval'}]", "p", "n",
-                 "Verdict"],
-                (
-                    [plain(claim["subject"]), _interval(claim), _p(claim["p"]), str(claim["n"]),
-                     claim["verdict"]]
-                    for claim in claims if claim["statistic"] == statistic
-                ),
-            )
+        names = [
+            "Case",
+            "Verdict",
+            f"Value [{ends.removesuffix(']') or '95 % interval'}]",
+            "p",
+            "n",
+        ]
+        rows = (
+            [
+                plain(claim["subject"]), claim["verdict"], _interval(claim), _p(claim["p"]),
+                str(claim["n"]),
+            ]
+            for claim in claims
+            if claim["statistic"] == statistic
         )  # fmt: skip
+        tables.append(f":::{{table}} {plain(name)}\n{_table(names, rows)}:::\n")
     text = "\n".join(tables)
     if len(claims) > _LONG:
         text = f"::::{{dropdown}} All {len(claims)} findings\n{text}\n::::\n"
     return (
         f"**Found**{named}: {verdicts_in_words([claim['verdict'] for claim in claims])}. "
         f"Rerun: `{page.command}` "
-        f"({{download}}`record of the run <{page.downloads['record']}>`)\n\n{text}"
+        f"([record of the run]({page.downloads['record']}))\n\n{text}"
     )
 
 
@@ -139,9 +143,9 @@ def _over_concepts(sweep: pd.DataFrame) -> str:
     for id, known in paper_claims().items():
         mine = sweep[sweep["id"] == id]
         found = verdicts_in_words(list(mine["verdict"])) if len(mine) else "not in these runs"
-        rows.append([f"[{known['title']}](#claim-{id})", _tag(known), found])
+        rows.append([_link(id), _tag(known), found])
     dates = sorted({f"{date:%Y-%m-%d}" for date in sweep["written"]})
-    n_concepts = sweep["concept"].nunique()
+    n_concepts = sweep["concept"].str.removesuffix(" (entity)").nunique()
     text = _SWEEP_TEXT.format(
         dates=" to ".join(dict.fromkeys([dates[0], dates[-1]])),
         runs=sweep["run"].nunique(),
@@ -149,8 +153,11 @@ def _over_concepts(sweep: pd.DataFrame) -> str:
         presets=", ".join(f"`{name}`" for name in sweep["preset"].unique()),
         path=_SWEEP,
     )
-    names = ["Claim", "Who says so", "Found, of the findings"]
-    return "\n".join([f"## Over {n_concepts} concepts\n", text, _table(names, rows)])
+    return "\n".join([f"## Over {n_concepts} concepts\n", text, _table(_SUMMARY, rows)])
+
+
+def _link(id: str) -> str:
+    return f"[{paper_claims()[id]['title']}](#claim-{id})"
 
 
 def _tag(known: dict[str, str]) -> str:

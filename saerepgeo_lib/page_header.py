@@ -49,8 +49,8 @@ def _cost(run: dict[str, Any]) -> list[str]:
 
 def _links(page: Page, repository: Repository | None) -> str:
     links = [
-        f"{{download}}`executed notebook <{page.downloads['notebook']}>`",
-        f"{{download}}`its record <{page.downloads['record']}>`",
+        f"[executed notebook]({page.downloads['notebook']})",
+        f"[its record]({page.downloads['record']})",
     ]
     if repository is not None:
         place = f"{repository.url}/blob/{repository.branch}/notebooks/{page.name}.py"

@@ -52,8 +52,8 @@ class Page:
 
     @property
     def downloads(self) -> dict[str, str]:
-        """Where the executed notebook and its record lie, seen from a folder of the stage."""
-        executed = f"../executed/{self.name}"
+        """Links to the executed notebook and its record, from pages in a folder of the stage."""
+        executed = f"path:../executed/{self.name}"  # `path:` links to the file, not to a page
         return {"notebook": f"{executed}.ipynb", "record": f"{executed}{RECORD_END}"}
 
 
