@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_notebook
 from small_pages import CLAIMS, small_cells, small_record, small_sweep
 
-from saerepgeo_lib import book, ledger
+from saerepgeo_lib import book, cli, ledger
 from saerepgeo_lib.book_zip import zip_book
 from saerepgeo_lib.errors import UserError
 
@@ -52,7 +52,7 @@ def test_a_claim_without_a_record_stops_the_build_before_anything_is_rendered(pl
     record = small_record()
     record["claims"] = record["claims"][:1]
     (stage / "executed" / "small.record.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="'own' of data/paper_claims.json has no finding"):
+    with pytest.raises(UserError, match=r"'own' of data/paper_claims\.json has no finding"):
         book.stage_book(root, stage, ["notebooks/small"])
 
 
@@ -73,3 +73,16 @@ def test_the_zip_is_the_same_for_the_same_pages(tmp_path):
     assert (tmp_path / "out" / "saerepgeo-book" / "index.html").read_text() == "<p>"
     (html / "index.html").write_text("<p>changed")
     assert zip_book(html, tmp_path / "two.zip").read_bytes() != one
+
+
+def test_one_command_builds_the_book_and_packs_it(tmp_path, monkeypatch, capsys):
+    index = tmp_path / "_build" / "html" / "index.html"
+    index.parent.mkdir(parents=True)
+    index.write_text("<p>")
+    monkeypatch.setattr(book, "build", lambda **options: index)
+    assert cli.main(["book"]) == 0
+    assert capsys.readouterr().out == f"{index}\n"
+    assert cli.main(["book", "--zip"]) == 0
+    packed = index.parent.parent / "saerepgeo-book.zip"
+    assert capsys.readouterr().out == f"{index}\n{packed}\n"
+    assert zipfile.ZipFile(packed).namelist() == ["saerepgeo-book/index.html"]

@@ -1,15 +1,13 @@
 """The index of figures."""
 
 import pytest
-from nbformat.v4 import new_code_cell, new_output
+from nbformat.v4 import new_output
 from small_pages import drawing, image, small_cells, small_page
 
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.figure_index import figure_index, first_sentence
 
-FRAMES = """<p>before</p><figure class="dark-light frames" id="cone-walk"><img alt="a">
-<figcaption>A walk in the <em>cone</em>.
-It moves.</figcaption></figure><figure id="other"><figcaption>Not this.</figcaption></figure>"""
+FRAMES = '<div class="frames" role="group" aria-label="level">\n<img alt="a">\n</div>'
 
 
 def test_a_figure_leads_to_its_page_record_and_command():
@@ -24,14 +22,13 @@ def test_what_was_not_drawn_and_pages_without_figures_are_left_out():
     assert "skipped-figure" not in text and "bare" not in text
 
 
-def test_interactive_figures_are_listed_by_their_id():
-    cell = new_code_cell("show()", outputs=[new_output("display_data", {"text/html": FRAMES})])
-    text = figure_index([small_page(cells=[*small_cells(), cell])])
-    assert (
-        '- <a href="../notebooks/small.html#cone-walk">A walk in the cone.</a> (interactive)\n'
-        in text
-    )
-    assert "Not this" not in text and "#other" not in text
+def test_figures_with_a_control_are_marked():
+    cells = [
+        drawing(name, "A walk. It moves.", new_output("display_data", {"text/html": text}))
+        for name, text in (("walk", FRAMES), ("table", "<table class='frames'>"))
+    ]
+    text = figure_index([small_page(cells=[*small_cells(), *cells])])
+    assert "- [A walk.](#walk) (with a control)\n" in text and "#table" not in text
 
 
 def test_a_name_used_twice_is_refused():
