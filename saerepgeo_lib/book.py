@@ -58,6 +58,8 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
             _copy_executed(result, stage / "executed")
             logger.info("%s: %s", page, "unchanged" if result.cached else "executed")
     stage_book(root, stage, pages)
+    html = root / "_build" / "html"
+    shutil.rmtree(html, ignore_errors=True)  # else what earlier builds left stays in the book
     command = [
         sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(stage),
         "--path-output", str(root), "--all", "-W", "-n", "--keep-going", "-q",
@@ -66,7 +68,6 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise UserError(f"Jupyter Book refused to build:\n{tail}")
-    html = root / "_build" / "html"
     missing = [page for page in pages if not (html / f"{page}.html").is_file()]
     if missing:
         raise UserError(f"pages missing from the built book: {', '.join(missing)}")
