@@ -13,8 +13,8 @@
 # - a table that leads from each number of the cases to its estimator, and from there to its
 #   calibration.
 #
-# **Time**: about a minute; no model is loaded. `replicates` and `null_draws` make it as thorough
-# as you like. **Whose is what?** All of it is `[ours]`; the estimators are the field's.
+# No model is loaded. `replicates` and `null_draws` make the page as thorough as you like.
+# **Whose is what?** All of it is `[ours]`; the estimators are the field's.
 
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.

@@ -11,7 +11,7 @@
 # - one claim close up: its statistic with intervals, case by case.
 #
 # **Preset**: whatever the table holds. The book shows the table that it ships: the embedded MiniLM, the three cases, each
-# of the nine concepts in a run of its own. **Time**: seconds, nothing is computed again.
+# of the nine concepts in a run of its own. Nothing is computed again.
 #
 # **Whose is what?** The claims' tags say it; comparing over runs is `[ours]`.
 

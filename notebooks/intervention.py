@@ -16,9 +16,6 @@
 # - every objective and every control in one figure, and the error at fixed doses of separability;
 # - the control that decides: a random model with a random SAE, where the reported correlation appears as well.
 #
-# **Time and memory** of this very run stand in the table at the end. **Preset**: the embedded MiniLM with the
-# autoencoders trained for this book.
-#
 # **Whose is what?** The claim is the paper's `[abstract]`; rigid translation of clusters, objectives with a weighted error
 # and the scale factors are its authors' `[authors' notes]`. Their public code uses random noise for gradients, keeps the best
 # of ten iterates, and measures the error on standardised codes `[authors' code]`. Gradients, valid edits, theorems,

@@ -12,8 +12,7 @@
 # - ROC curves and the area under them (AUC), with intervals, beside scores that are no ranks;
 # - which rule the book uses, and what it may and may not be read as.
 #
-# **Time**: about a minute on two CPU cores; `draws` makes it as thorough as you like. **Preset**: the
-# embedded MiniLM and its autoencoders. **Whose is what?** All `[ours]`; the paper is silent on
+# `draws` makes it as thorough as you like. **Whose is what?** All `[ours]`; the paper is silent on
 # it, as far as we know.
 
 # %% tags=["remove-cell"]

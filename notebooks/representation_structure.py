@@ -14,9 +14,6 @@
 # - two controls that decide: a random encoder of equal L0, and a dense autoencoder;
 # - a verdict on each direction that the paper claims.
 #
-# **Time and memory** of this very run stand in the table at the end. **Preset**: the embedded
-# MiniLM with the autoencoders trained for this book.
-#
 # **Whose is what?** Local and global representations, and the directions, are the paper's
 # `[abstract]` `[authors' notes]`; so is the pipeline with UMAP `[authors' code]`. The pipeline
 # without it, the measures on corresponding objects, the intervals and the controls are `[ours]`.

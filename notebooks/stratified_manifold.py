@@ -14,9 +14,6 @@
 # - the same for four kinds of *null*, in which nothing sparse was learned;
 # - what can be certified, and a verdict in numbers computed on this page.
 #
-# **Time and memory** of this very run stand in the table at the end. **Preset**: the embedded
-# MiniLM with three autoencoders trained for this book.
-#
 # **Whose is what?** The idea (noise, unfolded latent tensor, rank) is the paper's
 # `[abstract]`; so are the noise levels `[authors' notes]`. The three modes side by side, the
 # rank rules, the nulls, the certificate and the verdict's criteria are reconstructed or added

@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import yaml
 
+from saerepgeo_lib.compare import read_claims, shipped_claims
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.figure_index import figure_index
+from saerepgeo_lib.ledger import ledger
 from saerepgeo_lib.notebooks import check_pairs, other_addresses
-from saerepgeo_lib.repository import find_repository
-from saerepgeo_lib.runner import run
+from saerepgeo_lib.page_header import page_header, with_header
+from saerepgeo_lib.pages import Page, read_page
+from saerepgeo_lib.repository import Repository, find_repository
+from saerepgeo_lib.runner import Run, run
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +27,7 @@ logger = logging.getLogger(__name__)
 _LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"(https?://[^\"]*)\"")
 
 ROOT = Path(__file__).resolve().parent.parent
+GENERATED = ("book/claims", "book/figures")  # pages made from the records at each build
 
 
 def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> Path:
@@ -39,7 +46,7 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
         )
     stage = root / "_build" / "stage"
     shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
+    (stage / "executed").mkdir(parents=True)
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     pages = _pages(toc)
     for page in pages:
@@ -48,13 +55,11 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
                 str(root / f"{page}.py"), [], out=root / "_build" / "executed",
                 fresh=fresh, progress=progress,
             )  # fmt: skip
-            (stage / "notebooks").mkdir(exist_ok=True)
-            shutil.copy(result.notebook, stage / "notebooks")
-            shutil.copy(result.record, stage / "notebooks")
+            _copy_executed(result, stage / "executed")
             logger.info("%s: %s", page, "unchanged" if result.cached else "executed")
-    shutil.copytree(root / "book", stage / "book")
-    shutil.copy(root / "_toc.yml", stage)
-    _write_config(root, stage)
+    stage_book(root, stage, pages)
+    html = root / "_build" / "html"
+    shutil.rmtree(html, ignore_errors=True)  # else what earlier builds left stays in the book
     command = [
         sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(stage),
         "--path-output", str(root), "--all", "-W", "-n", "--keep-going", "-q",
@@ -63,7 +68,6 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise UserError(f"Jupyter Book refused to build:\n{tail}")
-    html = root / "_build" / "html"
     missing = [page for page in pages if not (html / f"{page}.html").is_file()]
     if missing:
         raise UserError(f"pages missing from the built book: {', '.join(missing)}")
@@ -75,6 +79,40 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
     if foreign:
         raise UserError(f"pages would load foreign addresses: {', '.join(sorted(foreign))}")
     return html / "index.html"
+
+
+def _copy_executed(result: Run, folder: Path) -> None:
+    """An executed notebook and its record, as readers fetch them."""
+    shutil.copy(result.notebook, folder)
+    shutil.copy(result.record, folder)
+
+
+def stage_book(root: Path, stage: Path, pages: list[str]) -> None:
+    """Everything that Jupyter Book renders, from `root` and the notebooks in `stage/executed`.
+
+    Notebooks get a header; the pages in GENERATED are made from the records.
+    """
+    notebooks = [page for page in pages if page.startswith("notebooks/")]
+    shown = [
+        read_page(stage / "executed" / f"{Path(page).name}.ipynb", root / f"{page}.py")
+        for page in notebooks
+    ]
+    (stage / "notebooks").mkdir()
+    for page in shown:
+        _write_with_header(page, stage, find_repository(root))
+    shutil.copytree(root / "book", stage / "book")
+    claims = ledger(shown, read_claims(shipped_claims()))
+    for name, text in zip(GENERATED, (claims, figure_index(shown)), strict=True):
+        (stage / f"{name}.md").write_text(text, encoding="utf-8")
+    shutil.copy(root / "_toc.yml", stage)
+    _write_config(root, stage)
+
+
+def _write_with_header(page: Page, stage: Path, repository: Repository | None) -> None:
+    notebook = nbformat.read(stage / "executed" / f"{page.name}.ipynb", as_version=4)
+    first = notebook.cells[0]
+    first.source = with_header(first.source, page_header(page, repository))
+    nbformat.write(notebook, stage / "notebooks" / f"{page.name}.ipynb")
 
 
 def _pages(toc: dict[str, Any]) -> list[str]:

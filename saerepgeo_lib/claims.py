@@ -18,8 +18,8 @@ Verdict = Literal["holds", "holds in part", "does not hold", "cannot be tested h
 def paper_claims() -> dict[str, dict[str, str]]:
     """The claims under test by id, from `data/paper_claims.json`.
 
-    Each has its case, the statement in our words, the tag of METHOD that says whose it is, and
-    what is reported.
+    Each has its case, a title, the statement in our words, the tag of METHOD that says whose it
+    is, what is reported, and the notebook (page) and heading (section) that show what was found.
     """
     claims: dict[str, dict[str, str]] = read_json(data_dir() / "paper_claims.json")
     return claims
@@ -48,6 +48,12 @@ class Claim:
         return cls(id, subject, statistic, **asdict(estimate), verdict=verdict)
 
 
+def verdicts_in_words(verdicts: Sequence[str]) -> str:
+    """How many findings have which verdict: "holds in 1 of 3; does not hold in 2 of 3"."""
+    counts = {v: verdicts.count(v) for v in get_args(Verdict) if v in verdicts}
+    return "; ".join(f"{v} in {n} of {len(verdicts)}" for v, n in counts.items())
+
+
 def reported_against_found(claims: Sequence[Claim]) -> pd.DataFrame:
     """What is reported, and what a run found: a row a claim and statistic.
 
@@ -60,11 +66,9 @@ def reported_against_found(claims: Sequence[Claim]) -> pd.DataFrame:
         for statistic in dict.fromkeys(claim.statistic for claim in mine):
             part = [claim for claim in mine if claim.statistic == statistic]
             verdicts = [claim.verdict for claim in part]
-            counts = {v: verdicts.count(v) for v in get_args(Verdict) if v in verdicts}
             values = pd.Series([claim.value for claim in part]).dropna()
             ends = sorted({f"{values.min():.3g}", f"{values.max():.3g}"}, key=float)
             found = f"{statistic}: {' to '.join(ends) if len(values) else '–'}"
-            verdict = "; ".join(f"{v} in {n} of {len(part)}" for v, n in counts.items())
             said = f"{known['statement']} [{known['tag']}]"
-            rows.append((said, known["reported"], found, verdict))
+            rows.append((said, known["reported"], found, verdicts_in_words(verdicts)))
     return pd.DataFrame(rows, columns=["claim", "reported", "found here", "verdict"])

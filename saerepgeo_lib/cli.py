@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 
     book = commands.add_parser("book", help="execute what changed and render the book")
     book.add_argument("--fresh", action="store_true", help="execute every notebook again")
+    book.add_argument("--zip", action="store_true", help="pack the built book into one ZIP too")
 
     saes = commands.add_parser("saes", help="list and search the SAEs that SAELens knows")
     saes.add_argument("text", nargs="*", help="words of a release or id: topk 19")
@@ -121,8 +122,13 @@ def _collect(args: argparse.Namespace) -> None:
 
 def _book(args: argparse.Namespace) -> None:
     from saerepgeo_lib.book import build
+    from saerepgeo_lib.book_zip import zip_book
 
-    sys.stdout.write(f"{build(fresh=args.fresh, progress='CI' not in os.environ)}\n")
+    index = build(fresh=args.fresh, progress="CI" not in os.environ)
+    sys.stdout.write(f"{index}\n")
+    if args.zip:
+        packed = zip_book(index.parent, index.parent.parent / "saerepgeo-book.zip")
+        sys.stdout.write(f"{packed}\n")
 
 
 def _saes(args: argparse.Namespace) -> None:

@@ -16,7 +16,8 @@ def finding(id, statistic, value, verdict):
 def test_each_claim_says_whose_it_is_and_what_is_reported():
     tags = {"abstract", "authors' notes", "authors' code", "second-hand", "ours"}
     for id, known in paper_claims().items():
-        assert set(known) == {"case", "tag", "statement", "reported"}, id
+        fields = {"case", "title", "tag", "statement", "reported", "page", "section"}
+        assert set(known) == fields, id
         assert known["tag"] in tags
         assert (known["reported"] == "nothing: asked here") == (known["tag"] == "ours"), id
 

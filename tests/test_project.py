@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from saerepgeo_lib.book import GENERATED
 from saerepgeo_lib.notebooks import check_pairs
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,8 @@ def test_every_page_of_the_table_of_contents_exists():
     assert {p.stem for p in (ROOT / "notebooks").glob("*.py")} == {
         Path(p).name for p in pages if p.startswith("notebooks/")
     }
-    for page in pages:
+    assert set(GENERATED) <= set(pages)
+    for page in set(pages) - set(GENERATED):
         assert any((ROOT / f"{page}{end}").is_file() for end in (".md", ".py")), page
 
 

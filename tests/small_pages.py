@@ -1,0 +1,73 @@
+"""A page of the book made by hand, with known findings."""
+
+import pandas as pd
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+
+from saerepgeo_lib.pages import Page
+
+CLAIMS = {
+    "up": {
+        "case": "Case 1", "title": "It rises", "tag": "abstract", "statement": "x* rises.",
+        "reported": "rises", "page": "small", "section": "Why: a verdict?",
+    },
+    "own": {
+        "case": "Case 2", "title": "It is more", "tag": "ours", "statement": "More than a null.",
+        "reported": "nothing: asked here", "page": "small", "section": "Verdict",
+    },
+}  # fmt: skip
+
+
+def finding(id, subject, statistic, value, low, high, p, n, verdict):
+    return {"id": id, "subject": subject, "statistic": statistic, "value": value, "low": low,
+            "high": high, "p": p, "n": n, "verdict": verdict}  # fmt: skip
+
+
+def small_record():
+    return {
+        "version": 1, "notebook": "small", "seeds": [0], "tables": {},
+        "parameters": {"preset": "tiny", "concept": "months,days", "n": 3},
+        "claims": [
+            finding("up", "months: A", "slope", 0.12345, -0.5, 1234.5, 0.0004, 12, "holds"),
+            finding("up", "days: A|B", "slope", None, None, None, None, 0, "cannot be tested here"),
+            finding("up", "A", "rank [least, largest]", -2.0, -3.0, -1.0, 0.25, 5, "holds"),
+            finding("own", "A", "gap", 1.0, None, None, 0.031, 4, "does not hold"),
+        ],
+        "numbers": {"subject": {"model": "m", "hook": "h.1", "autoencoders": {"A": {}, "B_1": {}}}},
+        "run": {"device": "cpu", "versions": {}, "stages": {
+            "one": {"seconds": 61.2, "process_peak_mib": 2048},
+            "two": {"seconds": 3.4, "process_peak_mib": 1024},
+        }},
+    }  # fmt: skip
+
+
+def image():
+    return new_output("display_data", {"image/png": "iVBORw0="})
+
+
+def drawing(name, caption, *outputs):
+    """A cell with a named figure."""
+    cell = new_code_cell("plot()", outputs=list(outputs))
+    cell.metadata["mystnb"] = {"figure": {"name": name, "caption": caption}}
+    return cell
+
+
+def small_cells():
+    return [
+        new_markdown_cell("# A small page\n\nText.\n\n```bash\n# no heading\n```"),
+        new_markdown_cell("## Verdict\n\ntext\n\n### Why: a verdict?"),
+        drawing("first-figure", "It rises by 0.5 per cent. Then it falls.", image()),
+        drawing("skipped-figure", "Never drawn.", new_output("display_data", {"text/plain": "x"})),
+    ]
+
+
+def small_page(record=None, cells=None, name="small"):
+    return Page(name, cells or small_cells(), record or small_record(), f"saerepgeo run {name}")
+
+
+def small_sweep():
+    rows = [("r1", "up", "months", "holds"), ("r1", "up", "months (entity)", "holds"),
+            ("r2", "up", "days", "does not hold")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["run", "id", "concept", "verdict"])
+    return table.assign(
+        preset="tiny", written=pd.to_datetime(["2026-01-02", "2026-01-02", "2026-01-05"])
+    )
