@@ -14,6 +14,7 @@ import yaml
 from saerepgeo_lib.compare import read_claims, shipped_claims
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.figure_index import figure_index
+from saerepgeo_lib.glossary import write_script
 from saerepgeo_lib.ledger import ledger
 from saerepgeo_lib.notebooks import check_pairs, other_addresses
 from saerepgeo_lib.page_header import page_header, with_header
@@ -101,6 +102,8 @@ def stage_book(root: Path, stage: Path, pages: list[str]) -> None:
     for page in shown:
         _write_with_header(page, stage, find_repository(root))
     shutil.copytree(root / "book", stage / "book")
+    terms = stage / "book" / "assets" / "glossary_terms.js"
+    write_script(stage / "book" / "glossary.md", terms)
     claims = ledger(shown, read_claims(shipped_claims()))
     for name, text in zip(GENERATED, (claims, figure_index(shown)), strict=True):
         (stage / f"{name}.md").write_text(text, encoding="utf-8")
