@@ -12,7 +12,8 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> s
 -> synthetic, theory -> calibration, calibration_arrangements, error_rates, ablation
 (estimators against known answers)
 -> records -> plots, plots_* -> repository, colab -> parameters, notebooks -> run_key, runner
--> grid, sweep, collect, compare (many runs, one table) -> pages, ledger, figure_index, page_header, glossary, book, book_zip, cli
+-> grid, sweep, collect, compare (many runs, one table)
+-> pages -> ledger, figure_index, page_header, glossary -> book, book_zip, cli
 
 `corpus` and `training` make the shipped autoencoders; `errors`, `files`, `strict_yaml` and
 `record_files` serve all.
