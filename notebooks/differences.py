@@ -240,9 +240,9 @@ plots_differences.plot_procedures(walks, ends)
 
 # %%
 chosen = picked.groupby(["SAE", "measure"], sort=False)
-chosen[["best", "mean", "last", "iterate", "AEDP"]].median().reset_index().style.format(
-    precision=2
-).hide(axis="index").set_caption("Random walks: medians of error ratios, by the error that picks")
+chosen[["best", "mean", "last", "AEDP"]].median().reset_index().style.format(precision=2).hide(
+    axis="index"
+).set_caption("Random walks: medians of error ratios, by the error that picks")
 
 # %%
 ends.drop(columns="concept").style.format(precision=2).hide(axis="index").set_caption(
@@ -347,7 +347,7 @@ display(Markdown(differences_verdict.conclusion(findings)))
 #
 # ## Exercises
 #
-# 1. Why is the best iterate in the SAE's own error nearly always the first?
+# 1. Look at *iterate* in `picked` (0 is the first). Why is the best iterate in the SAE's own error nearly always the first?
 # 2. Set `n_walks = 50`. Does the best of ten get better?
 # 3. Set `preset = "gpt2-small"`. What becomes of the absolute noise levels?
 #

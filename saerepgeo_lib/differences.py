@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from scipy.optimize import brentq
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from saerepgeo_lib import interventions, random_walk
@@ -233,7 +234,7 @@ def clusterings(
         labels = cluster_pca(found, min_cluster_size=min_cluster_size)
         return labels, average_dimensions(found.full, labels)[0]
 
-    with workers() as pool:
+    with workers() as pool, threadpool_limits(1):  # threads of threads take ten times as long
         found = dict(zip(items, pool.map(cluster, items), strict=True))
     rows = []
     for (space, name), (labels, dimension) in found.items():

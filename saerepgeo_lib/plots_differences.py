@@ -1,5 +1,7 @@
 """Figure of the differences: random walks and gradients, judged by two errors."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -8,7 +10,7 @@ from saerepgeo_lib.differences import ERROR_ALONE, GW, SEPARATE
 from saerepgeo_lib.plots import BLUE, COLOURS, NULL_COLOUR
 from saerepgeo_lib.random_walk import MEASURES
 
-_LOOKS = {
+_LOOKS: dict[tuple[str, str], dict[str, Any]] = {
     (SEPARATE, "free"): {"marker": "s", "color": COLOURS[1]},
     (SEPARATE, "valid"): {"marker": "s", "color": COLOURS[1], "mfc": "white"},
     (ERROR_ALONE, "free"): {"marker": "^", "color": COLOURS[2]},
@@ -38,7 +40,8 @@ def plot_procedures(walks: pd.DataFrame, gradients: pd.DataFrame) -> Figure:
             ax.plot(1, 1, marker="o", ms=7, color="k", mfc="white", zorder=5)
             ax.set_title(f"{sae}: {'z-scored' if measure == 'z-scored' else 'its own'} error",
                          fontsize=10)  # fmt: skip
-    figure.supxlabel("AEDP over that of the unedited code", fontsize=10)
+    for ax in axes[-1]:
+        ax.set_xlabel("AEDP over that of the unedited code", fontsize=10)
     figure.supylabel("error over that of the unedited code", fontsize=10)
     handles = [Line2D([], [], color=BLUE, marker="o", ms=5, label="random walk, best iterate")]
     handles += [
