@@ -11,10 +11,10 @@ from pathlib import Path
 import pydata_sphinx_theme
 
 ICONS = {
-    "angle-left", "angle-right", "arrow-up", "bars", "chevron-down", "chevron-up", "circle-half-stroke",
-    "circle-info", "code", "download", "expand", "file", "file-pdf", "github", "lightbulb", "list",
-    "magnifying-glass", "moon", "outdent", "pencil", "play", "rocket", "sun", "triangle-exclamation",
-    "xmark",
+    "angle-left", "angle-right", "arrow-up", "bars", "chevron-down", "chevron-up",
+    "circle-half-stroke", "circle-info", "code", "download", "expand", "file", "file-pdf",
+    "github", "lightbulb", "list", "magnifying-glass", "moon", "outdent", "pencil", "play",
+    "rocket", "sun", "triangle-exclamation", "xmark",
 }  # fmt: skip
 _ICON = re.compile(
     r"""(?:"(?P<quoted>[a-z0-9-]+)"|(?P<bare>[a-z0-9]+)):"""
