@@ -284,7 +284,7 @@ interactive.frames(
     ),
     control=f"Noise level ({first})",
     shows="Above, singular values on logarithmic axes, a line a representation; below, the rank profile.",
-    start=len(noise_levels) // 2,
+    start=len(noise_levels) // 2 - 1,
 )  # fmt: skip
 
 # %% [markdown]

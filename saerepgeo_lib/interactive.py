@@ -15,8 +15,6 @@ from PIL import Image
 
 from saerepgeo_lib.errors import UserError
 
-_COLOURS = 64  # of a frame's palette: a third of the bytes, and no difference that one sees
-
 # Runs once an output and takes every figure that has no working control yet; a block, so that
 # nothing becomes global. Jupyter, VS Code and Colab put an output's scripts in different places:
 # so the figure is looked for, not taken to stand around the script.
@@ -124,7 +122,7 @@ def _picture(frame: Frame, alt: str, *, hidden: bool = False) -> str:
     frame.figure.savefig(file, format="png", dpi=110)
     with Image.open(file) as image:
         width, height = image.size
-        small = image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(256)  # a third of the bytes
     file = io.BytesIO()
     small.save(file, format="png", optimize=True)
     data = base64.b64encode(file.getvalue()).decode("ascii")

@@ -13,12 +13,14 @@ import numpy as np
 import papermill
 import pytest
 from jupyter_client.manager import start_new_kernel
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from saerepgeo_lib import interactive, plots_cone, theory
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.interactive import Frame
+from saerepgeo_lib.plots import COLOURS
 
 VOID = {"img", "input"}
 
@@ -97,10 +99,23 @@ def test_every_frame_has_its_own_alt_text_and_an_opaque_picture():
     assert len(set(files)) == 3
     with Image.open(io.BytesIO(base64.b64decode(files[0]))) as image:
         assert image.size == (220, 110) == (int(pictures[0]["width"]), int(pictures[0]["height"]))
-        assert "transparency" not in image.info and image.convert("RGB").getpixel((0, 0)) == (
-            255, 255, 255,
-        )  # fmt: skip
+        assert "transparency" not in image.info
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert all(picture["class"] == "dark-light" for picture in pictures)
+
+
+def test_no_colour_of_a_line_is_lost_in_the_small_palette():
+    figure = Figure(figsize=(3, 2))
+    ax = figure.subplots()
+    for i, colour in enumerate(COLOURS):
+        ax.plot([0, 1, 2], [i, 2 * i, i], color=colour, lw=3)
+        ax.fill_between([0, 1, 2], [0, i, 0], color=colour, alpha=0.2)
+    source = Frame(figure, "a", "b")._repr_html_().split("base64,")[1].split('"')[0]
+    with Image.open(io.BytesIO(base64.b64decode(source))) as image:
+        found = np.array(image.convert("RGB")).reshape(-1, 3).astype(int)
+    for colour in COLOURS:
+        wanted = np.array(to_rgb(colour)) * 255
+        assert np.abs(found - wanted).max(axis=1).min() <= 8, colour
 
 
 def test_the_same_frames_are_the_same_bytes_and_only_they():
