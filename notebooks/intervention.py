@@ -68,7 +68,7 @@ from saerepgeo_lib.claims import reported_against_found
 from saerepgeo_lib.dose_response import LEAST, PUSH
 from saerepgeo_lib.edits import mse
 from saerepgeo_lib.latents import encode
-from saerepgeo_lib.noise_sweep import child_seed
+from saerepgeo_lib.noise_sweep import child_seed, workers
 from saerepgeo_lib.records import Record
 from saerepgeo_lib.separability import NOTHING
 from saerepgeo_lib.subject import load_subject
@@ -402,9 +402,11 @@ plots_intervention.plot_doses(
 # %% mystnb={"figure": {"caption": "The clusters at one dose of separability, and what it costs. Above: codes on the plane of the unedited centroids (rings), with the edited centroids (black). Below: the error of this edit (orange) on the curve of the figure before.", "name": "dose-slider"}}
 def at_dose(dose):
     here = {label: settings[names[0], label] for label in sparse}
-    found = {
-        label: dose_response.edited_at(one, PUSH["valid"], dose) for label, one in here.items()
-    }
+    with workers() as pool:
+        pushed = pool.map(
+            lambda one: dose_response.edited_at(one, PUSH["valid"], dose), here.values()
+        )
+        found = dict(zip(here, pushed, strict=True))
     errors = {
         label: (mse(one, found[label].edited) / one.mse).item() for label, one in here.items()
     }
