@@ -10,16 +10,28 @@ from pathlib import Path
 
 import jupytext
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
 from jupyter_client.manager import start_new_kernel
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
+from planted_codes import random_setting
+from scipy.spatial.distance import pdist
 
-from saerepgeo_lib import interactive, plots_cone, theory
+from saerepgeo_lib import (
+    dose_response,
+    interactive,
+    plots_cone,
+    plots_intervention,
+    plots_structure,
+    plots_sweep,
+    theory,
+)
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.interactive import Frame
+from saerepgeo_lib.noise_sweep import Sweep
 from saerepgeo_lib.plots import COLOURS
 
 VOID = {"img", "input"}
@@ -147,6 +159,45 @@ def test_a_single_frame_has_no_control():
 def test_frames_that_make_no_sense_are_refused(labels, start, message):
     with pytest.raises(UserError, match=message):
         made(labels, start=start)
+
+
+# The frames of the pages
+
+
+def test_a_noise_frame_says_the_mean_rank_at_its_level():
+    levels, labels = (0.0, 0.1, 1.0), ("residual", "SAE")
+    spectra = {(label, 3): np.tile(np.array([1.0, 0.5, 0.1]), (3, 2, 1)) for label in labels}
+    swept = Sweep(
+        levels, (0, 1), 1.0, (3, 1), spectra=spectra, active=dict.fromkeys(labels, np.ones((3, 2)))
+    )
+    rows = [
+        (label, 3, level, seed, "relative", 10 * i + 100 * (label == "SAE") + 2 * seed)
+        for label in labels for i, level in enumerate(levels) for seed in (0, 1)
+    ]  # fmt: skip
+    ranks = pd.DataFrame(rows, columns=["label", "mode", "level", "seed", "rule", "rank"])
+    frame = plots_sweep.noise_frame(swept, ranks, at=1, rule="relative", mode=3, tau=0.01)
+    assert frame.label == "0.1"
+    assert frame.says == "mean relative rank: residual 11, SAE 111"
+
+
+def test_a_cluster_frame_counts_clusters_and_tokens():
+    points = {"residual": np.eye(4)}
+    frame = plots_structure.cluster_frame(
+        points, {"residual": np.array([0, 0, 1, -1])}, label="days"
+    )
+    assert frame.says == "4 tokens; residual 2 clusters with 75% of them"
+
+
+def test_a_dose_frame_says_what_was_reached():
+    setting = random_setting()
+    found = dose_response.edited_at(setting, dose_response.UNIFORM, 1.5)
+    curve = pd.DataFrame({"SAE": ["SAE"] * 2, "AEDP": [1.0, 1.5], "MSE": [1.0, 2.0]})
+    frame = plots_intervention.dose_frame(
+        {"SAE": setting}, {"SAE": found}, {"SAE": 0.25}, curve, dose=1.5
+    )
+    assert frame.label == "1.5" and frame.says == "SAE: AEDP x 1.50, MSE x 0.250"
+    rings, dots = (line.get_xydata() for line in frame.figure.axes[0].lines[-2:])
+    np.testing.assert_allclose(pdist(dots), 1.5 * pdist(rings))  # a plane keeps the scaling
 
 
 # With a kernel
