@@ -46,7 +46,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import plots, plots_cone, ranks, theory
+from saerepgeo_lib import interactive, plots, plots_cone, ranks, theory
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.records import Record
 
@@ -108,6 +108,37 @@ assert set(path_ranks) == {0, 1, 2}
 
 # %% mystnb={"image": {"alt": "A cone of revolution, tip down. A path starts inside it, reaches the surface, runs along the surface down to the tip, and leaves the tip into the inside. Below: the smaller eigenvalue reaches zero at t = 1, both are zero at t = 3 only; the rank is 2, then 1, is 0 at the single point t = 3, then 2 again.", "classes": "dark-light"}, "figure": {"caption": "The cone of symmetric positive semidefinite 2 x 2 matrices in the coordinates above (third one upwards), and a path through its three strata. Eigenvalues move continuously; rank jumps.", "name": "cone-path"}}
 plots_cone.plot_cone_path(t, points, eigenvalues, path_ranks)
+
+# %% [markdown]
+# Walk it yourself:
+
+
+# %% mystnb={"figure": {"caption": "One place on the path at a time: the matrix as a point of the cone, its eigenvalues and its rank.", "name": "cone-walk"}}
+def at(matrix, label):
+    point = theory.cone_coordinates(matrix[None])[0]
+    values = np.linalg.eigvalsh(matrix)[::-1]
+    return plots_cone.cone_frame(matrix, point, values, theory.rank_of(matrix), points, label=label)
+
+
+walk = np.linspace(0, 4, 21)
+interactive.frames(
+    (at(matrix, f"t = {x:.1f}") for x, matrix in zip(walk, theory.cone_path(walk), strict=True)),
+    control="Place on the path",
+    shows="A cone, tip down, with the path and the matrix as a dot; beside it two bars, the eigenvalues.",
+    start=5,
+)
+
+# %% [markdown]
+# With a kernel the next cell takes any matrix $M M^\top$ with $M$ lower triangular, which is every matrix of the cone.
+
+
+# %%
+def product(m11, m21, m22):
+    m = np.array([[m11, 0], [m21, m22]])
+    return at(m @ m.T, "your matrix")
+
+
+interactive.recompute(product, m11=(0.0, 1.0, 0.05), m21=(-1.0, 1.0, 0.05), m22=(0.0, 1.0, 0.05))
 
 # %% [markdown]
 # Two things to keep in mind. The eigenvalues change continuously while the rank jumps: a rank

@@ -51,6 +51,7 @@ from IPython.display import Markdown, display
 from saerepgeo_lib import (
     dose_response,
     downstream,
+    interactive,
     intervention_verdict,
     models,
     plots,
@@ -62,8 +63,9 @@ from saerepgeo_lib import (
 )
 from saerepgeo_lib.claims import reported_against_found
 from saerepgeo_lib.dose_response import LEAST, PUSH
+from saerepgeo_lib.edits import mse
 from saerepgeo_lib.latents import encode
-from saerepgeo_lib.noise_sweep import child_seed
+from saerepgeo_lib.noise_sweep import child_seed, workers
 from saerepgeo_lib.records import Record
 from saerepgeo_lib.separability import NOTHING
 from saerepgeo_lib.subject import load_subject
@@ -389,6 +391,40 @@ plots_intervention.plot_doses(
     responses,
     [PUSH["valid"], LEAST["free"], LEAST["valid"]],
 )
+
+# %% [markdown]
+# What a dose does to the codes of the first concept, pushed and valid:
+
+
+# %% mystnb={"figure": {"caption": "The clusters at one dose of separability, and what it costs. Above: codes on the plane of the unedited centroids (rings), with the edited centroids (black). Below: the error of this edit (orange) on the curve of the figure before.", "name": "dose-slider"}}
+def at_dose(dose):
+    here = {label: settings[names[0], label] for label in sparse}
+    with workers() as pool:
+        pushed = pool.map(
+            lambda one: dose_response.edited_at(one, PUSH["valid"], dose), here.values()
+        )
+        found = dict(zip(here, pushed, strict=True))
+    errors = {
+        label: (mse(one, found[label].edited) / one.mse).item() for label, one in here.items()
+    }
+    curve = responses[(responses["concept"] == names[0]) & (responses["path"] == PUSH["valid"])]
+    return plots_intervention.dose_frame(here, found, errors, curve, dose=dose)
+
+
+with record.stage("dose slider"):
+    slider = interactive.frames(
+        map(at_dose, dose_response.PAPER_DOSES),
+        control=f"Dose of separability ({names[0]})",
+        shows="A column an SAE: above, tokens and cluster centroids in the plane of the centroids; below, error against separability with this dose marked.",
+        start=dose_response.PAPER_DOSES.index(1.2),
+    )
+display(slider)
+
+# %% [markdown]
+# With a kernel the next cell pushes to any other dose.
+
+# %%
+interactive.recompute(at_dose, dose=(0.4, 2.0, 0.05))
 
 # %%
 related[(related["over"].isin(["SAE", "all"])) & (related["method"] == "pearson")][

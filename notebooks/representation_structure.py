@@ -47,6 +47,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from saerepgeo_lib import (
+    interactive,
     local_representations,
     models,
     plots,
@@ -125,8 +126,8 @@ case2.overview(views).style.hide(axis="index")
 # %% [markdown]
 # ## Maps
 #
-# A map is a shadow; the measures below do not use it. Here are all tokens of the first concept on the two
-# leading principal directions of each space, with the largest clusters in colour. Clusters are found by
+# A map is a shadow; the measures below do not use it. Here are all tokens of a concept, in the residual stream and in
+# the latents, on the two leading principal directions of each space, with the largest clusters in colour. Clusters are found by
 # HDBSCAN in principal coordinates that keep the same 90 % of the variance in every space.
 
 # %%
@@ -140,11 +141,38 @@ with record.stage("clusters"):
     }
 first, shown = names[0], [RESIDUAL, *subject.autoencoders]
 
-# %% mystnb={"image": {"alt": "In the book's run: tokens about months on two principal directions, in the residual stream and in three autoencoders, with the largest clusters in colour. There are about as many clusters in every panel; most are small.", "classes": "dark-light"}, "figure": {"caption": "Tokens of the first concept and their largest clusters.", "name": "cluster-maps"}}
-plots_structure.plot_clusters(
-    {space: views[first].spaces[space].full for space in shown},
-    {space: labels[first][space] for space in shown},
+
+# %% mystnb={"figure": {"caption": "Tokens of a concept and their largest clusters, in the residual stream and in the latents.", "name": "cluster-maps"}}
+def map_of(name, found):
+    points = {space: views[name].spaces[space].full for space in shown}
+    return plots_structure.cluster_frame(points, {s: found[s] for s in shown}, label=name)
+
+
+interactive.frames(
+    (map_of(name, labels[name]) for name in names),
+    control="Concept",
+    shows="A panel a space: tokens on two principal directions, the largest clusters in colour.",
+    choice=True,
 )
+
+# %% [markdown]
+# With a kernel the next cell clusters anew, with the least size of a cluster that you set.
+
+
+# %%
+def clustered(concept, least_size):
+    return map_of(
+        concept,
+        {
+            space: local_representations.cluster_pca(
+                views[concept].spaces[space], min_cluster_size=least_size
+            )
+            for space in shown
+        },
+    )
+
+
+interactive.recompute(clustered, concept=names, least_size=(3, 30, 1))
 
 # %% [markdown]
 # What do the clusters hold? The largest ones in the residual stream and in the first SAE, with the share of their

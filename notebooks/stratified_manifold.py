@@ -47,6 +47,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from saerepgeo_lib import (
+    interactive,
     latents,
     models,
     noise_sweep,
@@ -265,6 +266,39 @@ plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=second)
 
 # %% mystnb={"image": {"alt": "In the book's run, token mode: rank two, the number of slots, for every representation at every level.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, second of the other modes.", "name": "profiles-third"}}
 plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
+
+# %% [markdown]
+# ### One level at a time
+#
+# Spectrum and rank are two views of the same thing. Move the level: where a spectrum crosses the dashed line, the
+# relative rank is read off.
+
+# %% mystnb={"figure": {"caption": "The spectra at one noise level (thin: without noise), and where that level lies on the rank profile. First concept, mode of the verdict, means over seeds.", "name": "noise-slider"}}
+interactive.frames(
+    (
+        plots_sweep.noise_frame(sweeps[first], ranks[first], at=i, rule=rank_rule, mode=rank_mode, tau=tau)
+        for i in range(len(noise_levels))
+    ),
+    control=f"Noise level ({first})",
+    shows="Above, singular values on logarithmic axes, a line a representation; below, the rank profile.",
+    start=len(noise_levels) // 2 - 1,
+)  # fmt: skip
+
+# %% [markdown]
+# With a kernel the next cell offers any other level, and computes it from noise to rank (two seeds).
+
+
+# %%
+def at_level(noise_level):
+    few = noise_sweep.sweep(
+        vectors[first], autoencoders, sparse=sparse, levels=[0, noise_level],
+        scaling=noise_scaling, seeds=[seed, seed + 1], max_slots=max_slots, description=first,
+    )  # fmt: skip
+    found = case1.rank_table(few, tau=tau)
+    return plots_sweep.noise_frame(few, found, at=1, rule=rank_rule, mode=rank_mode, tau=tau)
+
+
+interactive.recompute(at_level, noise_level=(0.02, 5.0, 0.02))
 
 # %% [markdown]
 # ## What can be certified

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
+from saerepgeo_lib.interactive import Frame
 from saerepgeo_lib.plots import BLUE, COLOURS, GREEN, NULL_COLOUR, ORANGE, PINK
 
 RANK_COLOURS = {0: NULL_COLOUR, 1: ORANGE, 2: BLUE, 3: GREEN}
+_ELEVATION, _AZIMUTH = 16, -150  # from where the cone is seen, in degrees
 
 
 def plot_cone_path(
@@ -40,7 +42,7 @@ def plot_cone_path(
         cone.text(*at, f"  $t={value}$", fontsize=12, zorder=20)
     cone.set_axis_off()
     cone.set_box_aspect((1, 1, 0.8), zoom=1.5)
-    cone.view_init(elev=16, azim=-150)
+    cone.view_init(elev=_ELEVATION, azim=_AZIMUTH)
     names = {2: "rank 2 (interior)", 1: "rank 1 (boundary)", 0: "rank 0 (apex)"}
     handles = [
         Line2D([], [], color=RANK_COLOURS[r], lw=3 * (r > 0), marker="o" * (r == 0) or None,
@@ -58,6 +60,63 @@ def plot_cone_path(
     _rank_steps(steps, t, ranks)
     steps.set_xlabel("t")
     return figure
+
+
+def cone_frame(
+    matrix: Float[np.ndarray, "2 2"],
+    point: Float[np.ndarray, " 3"],
+    eigenvalues: Float[np.ndarray, " 2"],
+    rank: int,
+    path: Float[np.ndarray, "k 3"],
+    *,
+    label: str,
+) -> Frame:
+    """One matrix as a point of the 2 x 2 cone, beside its eigenvalues; a path for orientation.
+
+    The cone is projected here and drawn flat: three-dimensional axes take half a second a frame.
+    """
+    figure = Figure(figsize=(6.6, 3.2))
+    figure.set_layout_engine("none")  # which takes half the time
+    cone = figure.add_axes((0.0, 0.0, 0.64, 1.0))
+    bars = figure.add_axes((0.74, 0.12, 0.25, 0.74))
+    turn = np.linspace(0, 2 * np.pi, 73)
+    rim = np.stack([np.cos(turn), np.sin(turn), np.ones_like(turn)], axis=1)
+    top = _seen(1.7 * rim)
+    left, right = top[top[:, 0].argmin()], top[top[:, 0].argmax()]
+    cone.fill(*np.stack([left, 0 * left, right]).T, color="0.9", lw=0)
+    cone.fill(*top.T, color="0.95", lw=0)
+    for height in (0.425, 0.85, 1.275, 1.7):
+        cone.plot(*_seen(height * rim).T, color="0.65", lw=0.6)
+    for end in top[::6]:
+        cone.plot(*np.stack([0 * end, end]).T, color="0.65", lw=0.5)
+    cone.plot(*_seen(path).T, color="0.25", lw=1.4)
+    cone.plot(*_seen(point), "o", ms=12, color=RANK_COLOURS[rank], mec="black")
+    cone.set_aspect("equal")
+    cone.margins(0.06)
+    cone.set_axis_off()
+    bars.bar(["larger", "smaller"], eigenvalues, color=[COLOURS[3], COLOURS[2]], width=0.6)
+    for place, value in enumerate(eigenvalues):
+        bars.annotate(f"{value:.2f}", (place, value), (0, 3), textcoords="offset points",
+                      ha="center", fontsize=11)  # fmt: skip
+    bars.set_ylim(0, max(1.5, 1.15 * eigenvalues.max()))
+    bars.set_ylabel("eigenvalues")
+    bars.set_title(f"rank {rank}", fontsize=13, weight="bold")
+    where = {2: "inside the cone", 1: "on its surface", 0: "at its tip"}[rank]
+    (a, b), (_, c) = matrix
+    says = (
+        f"entries a = {a:.2f}, b = {b:.2f}, c = {c:.2f}; eigenvalues {eigenvalues[0]:.2f} and "
+        f"{eigenvalues[1]:.2f}; rank {rank}, {where}"
+    )
+    return Frame(figure, label, says.replace("-0.00", "0.00"))
+
+
+def _seen(points: Float[np.ndarray, "*k 3"]) -> Float[np.ndarray, "*k 2"]:
+    """Points of space as seen from elevation and azimuth, without perspective."""
+    up, around = np.radians([_ELEVATION, _AZIMUTH])
+    x, y, z = np.moveaxis(points, -1, 0)
+    away = x * np.cos(around) + y * np.sin(around)
+    across = y * np.cos(around) - x * np.sin(around)
+    return np.stack([across, z * np.cos(up) - away * np.sin(up)], axis=-1)
 
 
 def _rank_steps(ax: Axes, t: Float[np.ndarray, " k"], ranks: Int[np.ndarray, " k"]) -> None:

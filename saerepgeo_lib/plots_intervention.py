@@ -8,6 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from saerepgeo_lib.dose_response import Dosed
+from saerepgeo_lib.edits import Setting
+from saerepgeo_lib.interactive import Frame
 from saerepgeo_lib.interventions import Path
 from saerepgeo_lib.plots import COLOURS, NULL_COLOUR, looks_of
 from saerepgeo_lib.scaling import ScalingLaw
@@ -102,6 +105,62 @@ def plot_doses(responses: pd.DataFrame, paths: Sequence[str]) -> Figure:
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
     return figure
+
+
+def dose_frame(
+    settings: Mapping[str, Setting],
+    dosed: Mapping[str, Dosed],
+    errors: Mapping[str, float],
+    responses: pd.DataFrame,
+    *,
+    dose: float,
+) -> Frame:
+    """The clusters' codes after an edit (above) and its error (below), a column an SAE.
+
+    Above, tokens and centroids on the two leading principal directions of the unedited
+    centroids, the largest clusters in colour; rings are the unedited centroids. Below, `errors`
+    (ratios) of this edit on the curve of `responses`.
+    """
+    figure = Figure(figsize=(6.6, 5.6), layout="constrained")
+    axes = figure.subplots(2, len(settings), squeeze=False, height_ratios=(1.7, 1))
+    for (above, below), (sae, here) in zip(axes.T, settings.items(), strict=True):
+        _draw_codes(above, here, dosed[sae])
+        above.set_title(sae, fontsize=10)
+        own = responses[responses["SAE"] == sae]
+        below.plot(own["AEDP"], own["MSE"], color="0.5", lw=1.4, marker=".", ms=5)
+        below.plot(dosed[sae].aedp, errors[sae], "o", ms=10, color=COLOURS[1], mec="black")
+        below.axhline(1, color="0.8", lw=0.8, zorder=0)
+        low, high = (f(*responses["MSE"], *errors.values()) for f in (min, max))
+        below.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        below.set_xlabel("AEDP ratio")
+    axes[1, 0].set_ylabel("MSE ratio")
+    found = "; ".join(
+        f"{sae}: AEDP x {dosed[sae].aedp:.2f}, MSE x {errors[sae]:.3f}" for sae in settings
+    )
+    return Frame(figure, f"{dose:g}", found)
+
+
+def _draw_codes(ax: Axes, here: Setting, found: Dosed, *, shown: int = 6) -> None:
+    """Edited codes and centroids on the plane of the unedited centroids, within fixed limits."""
+    before = here.centroids.cpu().numpy()
+    centre = before.mean(axis=0)
+    plane = np.linalg.svd(before - centre, full_matrices=False)[2][:2].T
+    plane = plane * np.sign(plane[np.abs(plane).argmax(axis=0), [0, 1]])
+    codes, after, clean = (
+        (part.detach().cpu().numpy() - centre) @ plane
+        for part in (found.edited.codes(), found.edited.centroids, here.z)
+    )
+    old, labels = (before - centre) @ plane, here.labels.cpu().numpy()
+    ax.plot(*codes.T, ls="none", marker=".", ms=2.5, color="0.78")
+    largest = np.argsort(-here.counts.cpu().numpy(), kind="stable")[:shown]
+    for k, look in zip(largest, looks_of([f"{k}" for k in largest]).values(), strict=True):
+        ax.plot(*codes[labels == k].T, ls="none", ms=3.5, alpha=0.8, **look)
+    ax.plot(*old.T, "o", ms=5, mfc="none", mec="0.35", mew=0.7)
+    ax.plot(*after.T, "o", ms=3.5, color="black")
+    for set_limits, values in ((ax.set_xlim, clean[:, 0]), (ax.set_ylim, clean[:, 1])):
+        set_limits(1.6 * values.min(), 1.6 * values.max())
+    ax.set_xticks([])
+    ax.set_yticks([])
 
 
 def plot_optima(shrinkage: pd.DataFrame) -> Figure:

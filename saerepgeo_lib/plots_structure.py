@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from saerepgeo_lib.clusters import Labels
+from saerepgeo_lib.interactive import Frame
 from saerepgeo_lib.plots import COLOURS, looks_of
 from saerepgeo_lib.structure import Circle
 
@@ -65,6 +66,18 @@ def plot_clusters(
         handles.append(Line2D([], [], ls="none", label=f"largest {k}", **look))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=10)
     return figure
+
+
+def cluster_frame(
+    points: Mapping[str, np.ndarray], labels: Mapping[str, Labels], *, label: str
+) -> Frame:
+    """`plot_clusters` as a frame, with the number of clusters and the share of tokens in them."""
+    counts = "; ".join(
+        f"{name} {labels[name].max() + 1} clusters with {(labels[name] >= 0).mean():.0%} of them"
+        for name in points
+    )
+    n_tokens = len(next(iter(points.values())))
+    return Frame(plot_clusters(points, labels), label, f"{n_tokens} tokens; {counts}")
 
 
 def plot_differences(differences: pd.DataFrame, *, against: str) -> Figure:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from saerepgeo_lib.interactive import Frame
 from saerepgeo_lib.noise_sweep import RESIDUAL, Sweep
 from saerepgeo_lib.plots import looks_of
 
@@ -153,3 +154,40 @@ def plot_variability(spread: Mapping[str, pd.DataFrame], *, mode: int = 3) -> Fi
     axes[-1].set_xlabel("(largest rank - smallest rank) / clean rank")
     axes[-1].set_xlim(left=0)
     return figure
+
+
+def noise_frame(
+    result: Sweep, ranks: pd.DataFrame, *, at: int, rule: str, mode: int, tau: float
+) -> Frame:
+    """Spectra at one noise level (number `at`), and the rank profile with that level marked.
+
+    Means over seeds, a colour a representation; the clean spectra stay as thin lines, and the
+    dashed line is the relative rank's threshold tau.
+    """
+    figure = Figure(figsize=(6.6, 6.6), layout="constrained")
+    above, below = figure.subplots(2, 1)
+    looks = looks_of(result.labels, null=RESIDUAL)
+    chosen = ranks[(ranks["rule"] == rule) & (ranks["mode"] == mode)]
+    mean = chosen.groupby(["label", "level"])["rank"].mean()
+    places = _level_axis(below, result.levels)
+    for label, look in looks.items():
+        spectra = result.spectra[label, mode].mean(axis=1)
+        for i, width in ((0, 0.7), (at, 2.0)):
+            relative = spectra[i] / max(spectra[i][0], 1e-300)
+            kept = relative > 1e-6
+            index = np.arange(1, len(relative) + 1)[kept]
+            above.plot(index, relative[kept], color=look["color"], lw=width)
+        profile = mean[label].to_numpy()
+        below.plot(places, profile, color=look["color"], lw=1.2)
+        below.plot(places[at], profile[at], ms=8, **look)
+    above.axhline(tau, color="black", lw=1, ls="--")
+    above.set(xscale="log", yscale="log", ylim=(tau / 30, 1.3), xlabel="index i")
+    above.set_ylabel("singular value $s_i / s_1$")
+    below.axvline(places[at], color="0.6", lw=1)
+    below.set_ylim(0, 1.08 * mean.max())
+    below.set_ylabel(f"{rule} rank")
+    handles = [Line2D([], [], ls="-", lw=1.6, label=label, **looks[label]) for label in looks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=10)
+    level = result.levels[at]
+    found = ", ".join(f"{label} {mean[label, level]:.0f}" for label in looks)
+    return Frame(figure, f"{level:g}", f"mean {rule} rank: {found}")
