@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD_VARIABLE = "SAEREPGEO_RECORD"  # tells the running notebook where its record goes
+_WIDGET = "application/vnd.jupyter.widget-view+json"  # without a kernel, a dead one
 _INJECTED = "injected-parameters"  # papermill's tag of the cell that sets parameters
 _HIDDEN = re.compile(r"\.(.+-[0-9a-f]{16})\.")  # locks and folders of runs that are not finished
 
@@ -265,14 +266,17 @@ def _execute(
 
 
 def _strip_run_metadata(path: Path) -> None:
-    """Remove times, durations and paths, so that two runs of the same thing are the same file."""
+    """Remove times, durations, paths and progress bars: two runs of a thing are the same file."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]  # papermill's, empty
+        if "outputs" in cell:
+            cell.outputs = [out for out in cell.outputs if _WIDGET not in out.get("data", {})]
     _name_cells(notebook)
     nbformat.write(notebook, path)
 

@@ -338,7 +338,9 @@ def test_only_modules_that_a_notebook_needs_count(folder, monkeypatch):
 def test_new_prose_reaches_a_finished_run_without_executing_it_again(folder):
     out, source = folder / "o", folder / "stub.py"
     source.write_text(source.read_text().replace(
-        "# %%\nimport json", '# %% mystnb={"image": {"alt": "old"}}\nimport json'))  # fmt: skip
+        "# %%\nimport json", '# %% mystnb={"image": {"alt": "old"}}\nimport json')
+        + "\n# %%\nimport ipywidgets\nfrom tqdm.auto import tqdm\n"
+        "for _ in tqdm(range(2)):\n    pass\nipywidgets.IntSlider()\n")  # fmt: skip
     given = [("n", "3"), ("folder", str(folder))]
     first = runner.run(str(source), given, out=out)
     executed = first.notebook.read_bytes()
@@ -349,7 +351,9 @@ def test_new_prose_reaches_a_finished_run_without_executing_it_again(folder):
                       + "\n# %% [markdown]\n# An ending\n")  # fmt: skip
     again = runner.run(str(source), given, out=out)
     assert again.cached and starts(folder) == {3: 1}
-    cells = nbformat.read(again.notebook, as_version=4).cells
+    notebook = nbformat.read(again.notebook, as_version=4)
+    assert "widgets" not in notebook.metadata and not notebook.cells[-2].get("outputs")
+    cells = notebook.cells
     assert [cells[0].source, cells[-1].source] == ["# Another title", "An ending"]
     assert "injected-parameters" in cells[2].metadata["tags"] and "n = 3" in cells[2].source
     assert cells[3].metadata["mystnb"] == {"image": {"alt": "new"}}
