@@ -203,11 +203,11 @@ def test_print_keeps_the_figures(visit: Visit) -> None:
     lost = visit.page.evaluate("""() => {
         const seen = image => image.naturalWidth > 0 && image.getBoundingClientRect().width > 0
             && image.getBoundingClientRect().height > 0;
-        const frames = [...document.querySelectorAll("main figure.frames")];
+        const frames = [...document.querySelectorAll("main div.frames")];
         return [
             ...frames.filter(figure => ![...figure.querySelectorAll("img")].some(seen)),
             ...[...document.querySelectorAll("main article img")]
-                .filter(image => !image.closest("figure.frames") && !seen(image)),
+                .filter(image => !image.closest("div.frames") && !seen(image)),
         ].map(element => element.outerHTML.slice(0, 200));
     }""")
     assert lost == []
@@ -224,7 +224,7 @@ SHOWN = """figure => [...figure.querySelectorAll("img")]
 
 def test_each_control_changes_its_figure_by_keyboard(visit: Visit) -> None:
     visit.dress()
-    for figure in visit.page.locator("figure.frames").all():
+    for figure in visit.page.locator("div.frames").all():
         controls = figure.locator("input[type=range], select, input[type=radio]:checked").all()
         assert controls, f"{visit.name}: a figure with frames and without a control"
         for control in controls:
@@ -271,6 +271,6 @@ def test_search_from_the_disk_finds_stratified(context: Any) -> None:
 def test_four_pages_have_figures_that_move() -> None:
     if not (HTML / "index.html").is_file():
         pytest.skip(f"no built book in {HTML}: run 'make book' first")
-    frames = re.compile(r"<figure\b[^>]*\bclass=\"[^\"]*\bframes\b")
+    frames = re.compile(r"<div\b[^>]*\bclass=\"frames\"")
     without = [p for p in WITH_FRAMES if not frames.search((HTML / p).read_text(encoding="utf-8"))]
     assert without == []

@@ -76,6 +76,7 @@ EXPLAINED = {
         "1 to 1e-12": "theory",
         "With 12 prompts": "an exercise",
     },
+    "differences": {"adjusted Rand index below 0.9": "differences_verdict"},
     "how_to_read": {"You need Python 3.11": "a version"},
     "whose_is_what": {
         "Noise levels 0, 0.02": "noise_sweep",
