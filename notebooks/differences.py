@@ -11,9 +11,6 @@
 # - a "distance" that is not the distance it is named after;
 # - clusters of padding and function words; noise that is never added; errors of standardised codes; codes that no encoder gives.
 #
-# **Time and memory** of this very run stand in the table at the end. **Preset**: the embedded MiniLM with the
-# sparse autoencoders trained for this book.
-#
 # **Whose is what?** Columns say it: *the paper describes* is `[abstract]` or `[authors' notes]`, since its body was not at hand;
 # *its public code* is `[authors' code]`, facts about what it computes; *this book* is `[ours]`. Every measurement is `[ours]`:
 # their code does not run as published, so its procedure was rebuilt here, on the same tokens, codes and clusters as ours.
