@@ -220,8 +220,8 @@ record.claims += intervention_verdict.judge_walks(within)
 # %% [markdown]
 # ## The answer in one minute
 #
-# Does pushing local representations apart lower the reconstruction error? As far as the autoencoder shrinks its codes, a little: then rho\*, the factor
-# by which the codes should be larger, is above 1, and any enlargement helps up to a point. This run:
+# Does pushing local representations apart lower the reconstruction error? Where the autoencoder **shrinks** its codes it must, and only so far: then rho\*,
+# the factor by which the codes should be larger, is above 1, and any enlargement helps until they are large enough. What this run found:
 
 # %% tags=["hide-input"]
 display(

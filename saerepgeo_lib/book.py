@@ -60,15 +60,22 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
             logger.info("%s: %s", page, "unchanged" if result.cached else "executed")
     stage_book(root, stage, pages)
     html = root / "_build" / "html"
-    shutil.rmtree(html, ignore_errors=True)  # else what earlier builds left stays in the book
+    last = html.with_name("html.last")
+    shutil.rmtree(last, ignore_errors=True)
+    if html.is_dir():
+        html.rename(last)  # what it left must not stay in the book; if this build fails, it stays
     command = [
         sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(stage),
         "--path-output", str(root), "--all", "-W", "-n", "--keep-going", "-q",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        shutil.rmtree(html, ignore_errors=True)
+        if last.is_dir():
+            last.rename(html)
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise UserError(f"Jupyter Book refused to build:\n{tail}")
+    shutil.rmtree(last, ignore_errors=True)
     missing = [page for page in pages if not (html / f"{page}.html").is_file()]
     if missing:
         raise UserError(f"pages missing from the built book: {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""What the measured differences come to: one sentence each, and whether it changes the answer."""
+"""What the measured differences come to: one sentence each, and whether they meet a criterion."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ FACTOR = 2.0  # of an error or a count, from which a difference counts as one of
 
 @dataclass(frozen=True)
 class Finding:
-    """What a difference makes, in words of a run; `changes` says whether it changes the answer."""
+    """What a difference makes, in words of a run; `changes` says whether it meets its criterion."""
 
     text: str
     changes: bool
 
 
 def said_of_picking(picked: pd.DataFrame) -> Finding:
-    """Changes the answer if, for some SAE, the two errors of the best iterate move oppositely.
+    """Makes a difference if, for some SAE, the two errors of the best iterate move oppositely.
 
     `picked`: rows of `differences.picked` with a column SAE.
     """
@@ -35,7 +35,7 @@ def said_of_picking(picked: pd.DataFrame) -> Finding:
 
 
 def said_of_distance(losses: pd.DataFrame, gradients: pd.DataFrame) -> Finding:
-    """Changes the answer if 1 / AEDP falls somewhere where d_GW rises.
+    """Makes a difference if 1 / AEDP falls somewhere where d_GW rises.
 
     `losses` and `gradients`: of `differences.distance_losses` and `gradients`, with a column SAE.
     """
@@ -53,7 +53,7 @@ def said_of_distance(losses: pd.DataFrame, gradients: pd.DataFrame) -> Finding:
 
 
 def said_of_masking(clusters: pd.DataFrame) -> Finding:
-    """Changes the answer if clusters appear without content tokens, or others hold them."""
+    """Makes a difference if clusters appear without content tokens, or others hold them."""
     full = clusters[clusters["tokens"] == PADDED]
     base = clusters[clusters["tokens"] == CONTENT]
     regrouped = bool((full["agreement"] < AGREES).any())
@@ -68,7 +68,7 @@ def said_of_masking(clusters: pd.DataFrame) -> Finding:
 
 
 def said_of_levels(saturation: pd.DataFrame) -> Finding:
-    """Changes the answer if the rank, one number at level 0, grows over the levels."""
+    """Makes a difference if the rank, one number at level 0, grows over the levels."""
     sparse = saturation[(saturation["label"] != RESIDUAL) & (saturation["noise"] == "relative")]
     text = (
         f"at level 0 the rank of the latents varies by {sparse['range at level 0'].max():.0f}; "
@@ -79,7 +79,7 @@ def said_of_levels(saturation: pd.DataFrame) -> Finding:
 
 
 def said_of_scaling(saturation: pd.DataFrame, spread: float) -> Finding:
-    """Changes the answer if some profile saturates at another level. `spread`: the residual's."""
+    """Makes a difference if some profile saturates at another level. `spread`: the residual's."""
     at = saturation.pivot(index="label", columns="noise", values="saturates at")
     other = at[at["relative"] != at["absolute"]]
     words = [f"{k} {r['absolute']:g} against {r['relative']:g}" for k, r in other.iterrows()]
@@ -92,7 +92,7 @@ def said_of_scaling(saturation: pd.DataFrame, spread: float) -> Finding:
 
 
 def said_of_standardising(errors: pd.DataFrame) -> Finding:
-    """Changes the answer if it multiplies some unedited error by `FACTOR` or more."""
+    """Makes a difference if it multiplies some unedited error by `FACTOR` or more."""
     words = [
         f"{r['SAE']} {r['own']:.2f} becomes {r['z-scored']:.3g} (x {r['factor']:.3g})"
         for r in errors.to_dict("records")
@@ -102,7 +102,7 @@ def said_of_standardising(errors: pd.DataFrame) -> Finding:
 
 
 def said_of_validity(codes: pd.DataFrame) -> Finding:
-    """Changes the answer if free edits have `FACTOR` times the L0, or negative entries."""
+    """Makes a difference if free edits have `FACTOR` times the L0, or negative entries."""
     whole = codes.set_index("code")
     free, none = whole.loc[["free, gradient", "free, random"]], whole.loc[["as encoded"]]
     valid = whole.loc[["valid, gradient"]]
@@ -117,7 +117,7 @@ def said_of_validity(codes: pd.DataFrame) -> Finding:
 
 
 def said_of_threshold(errors: pd.DataFrame) -> Finding:
-    """Changes the answer if the median of |z| lies above 0: then it decides what is active."""
+    """Makes a difference if the median of |z| lies above 0: then it decides what is active."""
     text = (
         f"the median of all latents is {_span(errors['median'], 'g')}; "
         f"{_span(errors['below'], '.1%')} of the active latents lie below {THRESHOLD:g}"
@@ -126,14 +126,13 @@ def said_of_threshold(errors: pd.DataFrame) -> Finding:
 
 
 def conclusion(findings: Sequence[tuple[str, Finding]]) -> str:
-    """How many of the measured differences change the answer, and which do not (Markdown)."""
+    """Which of the measured differences meet their criterion, and which do not (Markdown)."""
     changing = [topic for topic, found in findings if found.changes]
     others = [topic for topic, found in findings if not found.changes]
-    text = (
-        f"**{len(changing)} of {len(findings)} measured differences change the answer** in this "
-        f"run: {'; '.join(changing) or 'none'}."
+    return (
+        f"By their criteria these make a difference in this run: {'; '.join(changing) or 'none'}. "
+        f"These do not: {'; '.join(others) or 'none'}."
     )
-    return f"{text} The others do not: {'; '.join(others)}." if others else text
 
 
 def overview(

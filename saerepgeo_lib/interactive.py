@@ -94,9 +94,9 @@ def frames(
     several = len(labels) > 1
     shown = "\n".join(pictures)
     text = (
-        f'<div class="frames" role="group" aria-label="{name}">\n'
-        f'<p><label>{name} {field * several}</label> <output aria-live="off">{first}</output></p>\n'
-        f'<div aria-live="polite">\n{shown}\n</div>\n'
+        f'<div class="frames">\n'
+        f"<p><label>{name} {field * several}</label> <output>{first}</output></p>\n"
+        f"<div>\n{shown}\n</div>\n"
         f"{f'<script>{_SCRIPT}</script>' * several}\n</div>"
     )
     return Frames(text, len(labels))
@@ -119,7 +119,7 @@ def _list(labels: list[str], start: int) -> str:
 
 def _picture(frame: Frame, alt: str, *, hidden: bool = False) -> str:
     file = io.BytesIO()
-    frame.figure.savefig(file, format="png", dpi=110)
+    frame.figure.savefig(file, format="png", dpi=84)
     with Image.open(file) as image:
         width, height = image.size
         small = image.convert("RGB").quantize(256)  # a third of the bytes

@@ -206,7 +206,7 @@ def answer_text(
         lines.append(
             f"- **{sae}: {_counts([c for c in tested if c.subject.endswith(f': {sae}')])}.** More "
             f"separable helps up to AEDP x {_range(own['helps up to'])} and saves at best "
-            f"{_range(100 * own['gain'], 1)} % of the error (rho* = "
+            f"{_range(100 * own['gain'], 1)} % of the error (rho* outward = "
             f"{_range(own['rho* outward'])}); pushed further, the error is {errors} of what it was."
         )
     lines += [

@@ -1,6 +1,6 @@
 """The claims ledger: from the records of the book's runs to one page of Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,6 +8,7 @@ import pandas as pd
 from saerepgeo_lib.claims import paper_claims, verdicts_in_words
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.pages import Page, plain
+from saerepgeo_lib.separability import NOTHING
 
 _LONG = 12  # rows; a longer table is folded
 _SWEEP = "data/sweeps/all_concepts"
@@ -20,18 +21,24 @@ book, from the records of the runs that rendered its pages; without a record for
 there is no book. Claims tagged `[ours]` are not the paper's: they are questions that this book
 adds. [What is the paper's, what is ours](whose_is_what.md) explains the tags.
 
-A *finding* is one statistic in one case (a concept, an autoencoder, a control). What it takes to
-*hold* is said on the page where it is shown. Cases share prompts and models, and nothing is
-corrected for their number: counts describe these runs, and estimate nothing beyond them.
+A *finding* is one statistic in one case: a concept, and an autoencoder or a control. The counts
+below stand apart for each of these; *dense AE* and *random* ones are controls. "months" is all
+content tokens of that concept, "months (entity)" its entities' tokens alone. What it takes to
+*hold* is said on the page where it is shown; *the opposite* means an interval wholly on the other
+side. Cases share prompts and models, and nothing is corrected for their number: counts describe
+these runs, and estimate nothing beyond them.
 """
 
-_SWEEP_TEXT = """The shipped table of runs, not made by this build (written {dates}): {runs} runs on
-{concepts} concepts, preset {presets}. [Many runs](../notebooks/compare_runs.ipynb) shows them. To
-make them again:
+_SWEEP_TEXT = """The shipped table of runs, not made by this build but on {dates}, by the code
+of that day: {runs} runs on {concepts} concepts, preset {presets}. Cases 1 and 2 judge each concept
+twice, on all content tokens and on its entities' alone; each run has one concept, so that a
+correlation rests on five doses there. Cases that could not be had (a concept whose tokens fall
+into no clusters) are not counted. [Many runs](../notebooks/compare_runs.ipynb) shows the table.
+To make it again:
 
 ```bash
-saerepgeo sweep {path}.yml -o runs/all_concepts
-saerepgeo collect runs/all_concepts -o {path}.parquet
+.venv/bin/saerepgeo sweep {path}.yml -o runs/all_concepts
+.venv/bin/saerepgeo collect runs/all_concepts -o {path}.parquet
 ```
 """
 
@@ -62,7 +69,9 @@ def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
             case = known["case"]
             sections.append(f"## {case}\n")
         sections.append(_section(id, known, by_name[known["page"]], pages))
-    return "\n".join([_INTRODUCTION, _summary(pages), *sections, _over_concepts(sweep)])
+    return "\n".join(
+        [_INTRODUCTION, _summary(pages), *sections, _over_concepts(sweep, labels_of(pages))]
+    )
 
 
 def _known(id: str, place: str) -> None:
@@ -76,8 +85,9 @@ def _summary(pages: Sequence[Page]) -> str:
     """One row a claim, the paper's and ours apart."""
     rows: dict[bool, list[list[str]]] = {False: [], True: []}
     for id, known in paper_claims().items():
-        verdicts = [c["verdict"] for page in pages for c in page.record["claims"] if c["id"] == id]
-        rows[known["tag"] == "ours"].append([_link(id), _tag(known), verdicts_in_words(verdicts)])
+        claims = [claim for page in pages for claim in page.record["claims"]]
+        found = found_in_words(id, claims, labels_of(pages))
+        rows[known["tag"] == "ours"].append([_link(id), _tag(known), found])
     return "\n".join(
         [
             "## In one minute\n\n### Said by the paper, or reported of it\n",
@@ -88,6 +98,42 @@ def _summary(pages: Sequence[Page]) -> str:
     )
 
 
+def labels_of(pages: Sequence[Page]) -> list[str]:
+    """What findings are about: the autoencoders of the pages' runs, and the random pair."""
+    found = [page.record["numbers"].get("subject", {}) for page in pages]
+    labels = [label for subject in found for label in subject.get("autoencoders", [])]
+    return [*dict.fromkeys(labels), NOTHING]
+
+
+def found_in_words(id: str, claims: Iterable[Mapping[Any, Any]], labels: Sequence[str]) -> str:
+    """The verdicts on one claim, counted for each of `labels` (or measure of the error).
+
+    A finding belongs to the label that its subject names first. How often the opposite was found is
+    said of claims with a direction.
+    """
+    findings: dict[str, list[Mapping[Any, Any]]] = {}
+    for claim in claims:
+        if claim["id"] == id:
+            subject = claim["subject"]
+            places = {subject.find(label): label for label in labels if label in subject}
+            name = places[min(places)] if places else "all together"
+            if "error " in subject:  # the same case by two measures
+                name = "error " + subject.rpartition("error ")[2]
+            findings.setdefault(name, []).append(claim)
+    return "<br>".join(
+        f"*{plain(name)}*: {verdicts_in_words([claim['verdict'] for claim in given])}"
+        + _opposite(given, paper_claims()[id].get("direction"))
+        for name, given in findings.items()
+    )
+
+
+def _opposite(claims: Sequence[Mapping[Any, Any]], direction: str | None) -> str:
+    end, sign = ("high", 1) if direction == "above" else ("low", -1)
+    missed = [c for c in claims if c["verdict"] == "does not hold"]
+    n = sum(c[end] is not None and sign * c[end] < 0 for c in missed)
+    return f" (the opposite in {n})" if direction and n else ""
+
+
 def _section(id: str, known: dict[str, str], shown: Page, pages: Sequence[Page]) -> str:
     whose = " this book, not the paper" if known["tag"] == "ours" else ""
     parts = [
@@ -95,7 +141,9 @@ def _section(id: str, known: dict[str, str], shown: Page, pages: Sequence[Page])
         f"{plain(known['statement'])}\n",
         f"- **Who says so**: {_tag(known)}{whose}\n"
         f"- **Reported**: {plain(known['reported'])}\n"
-        f"- **Shown in**: [{plain(shown.title)}, *{plain(known['section'])}*]"
+        f"- **n and interval**: {known['interval']}\n"
+        + (f"- **Note**: {known['note']}\n" if "note" in known else "")
+        + f"- **Shown in**: [{plain(shown.title)}, *{plain(known['section'])}*]"
         f"({shown.link(known['section'])})\n",
     ]
     for page in pages:
@@ -138,11 +186,10 @@ def _found(page: Page, claims: list[dict[str, Any]]) -> str:
     )
 
 
-def _over_concepts(sweep: pd.DataFrame) -> str:
-    rows = []
+def _over_concepts(sweep: pd.DataFrame, labels: Sequence[str]) -> str:
+    rows, claims = [], sweep.to_dict("records")
     for id, known in paper_claims().items():
-        mine = sweep[sweep["id"] == id]
-        found = verdicts_in_words(list(mine["verdict"])) if len(mine) else "not in these runs"
+        found = found_in_words(id, claims, labels) or "not in these runs"
         rows.append([_link(id), _tag(known), found])
     dates = sorted({f"{date:%Y-%m-%d}" for date in sweep["written"]})
     n_concepts = sweep["concept"].str.removesuffix(" (entity)").nunique()

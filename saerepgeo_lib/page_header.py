@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from saerepgeo_lib.claims import paper_claims
+from saerepgeo_lib.ledger import found_in_words, labels_of
 from saerepgeo_lib.pages import Page, plain
 from saerepgeo_lib.repository import Repository
 
@@ -10,7 +12,17 @@ def page_header(page: Page, repository: Repository | None) -> str:
     """The box as Markdown, from the page's record; what no record states is left out or said so."""
     lines = [_subject(page.record), *_cost(page.record["run"]), _links(page, repository)]
     items = "".join(f"- {line}\n" for line in lines if line)
-    return f":::{{div}} page-header\n{items}:::"
+    return f":::{{div}} page-header\n{items}:::{_found(page)}"
+
+
+def _found(page: Page) -> str:
+    """What the run says of the paper's claims, for who reads no further; "" if of none."""
+    lines = []
+    for id, known in paper_claims().items():
+        found = found_in_words(id, page.record["claims"], labels_of([page])).replace("<br>", "; ")
+        if known["tag"] != "ours" and found:
+            lines.append(f"- [{plain(known['title'])}](../book/claims.md#claim-{id}): {found}\n")
+    return f"\n\n:::{{admonition}} Found on this page\n{''.join(lines)}:::" if lines else ""
 
 
 def with_header(text: str, header: str) -> str:
@@ -34,17 +46,17 @@ def _subject(record: dict[str, Any]) -> str:
 
 
 def _cost(run: dict[str, Any]) -> list[str]:
-    """Time and memory of the run that rendered the page; [] if it timed no stage."""
+    """Time and memory of the run that rendered the page."""
     stages = run["stages"].values()
     if not stages:
-        return []
+        return ["**Time and memory**: seconds; no model is loaded, and no stage was timed"]
     seconds = sum(stage["seconds"] for stage in stages)
     peak = max(stage["process_peak_mib"] for stage in stages)
-    return [
-        f"**Time and memory** of this run: {_duration(seconds)} in its timed stages, at most "
-        f"{_size(peak)} of main memory, device {run['device']}",
-        "**On a Colab GPU**: not measured",
-    ]
+    cost = (
+        f"**Time and memory** of this run: {_duration(seconds)} in its timed stages, besides "
+        f"imports; at most {_size(peak)} of main memory; device {run['device']}"
+    )
+    return [cost] if run["device"] == "cuda" else [cost, "**On a Colab GPU**: not measured"]
 
 
 def _links(page: Page, repository: Repository | None) -> str:
@@ -55,6 +67,8 @@ def _links(page: Page, repository: Repository | None) -> str:
     if repository is not None:
         place = f"{repository.url}/blob/{repository.branch}/notebooks/{page.name}.py"
         links.append(f"[source]({place})")
+        on_colab = f"{repository.colab}/notebooks/{page.name}.ipynb"
+        links.append(f"[open in Colab]({on_colab})")
     return "**Download**: " + " · ".join(links)
 
 

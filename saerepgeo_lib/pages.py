@@ -66,7 +66,7 @@ def read_page(executed: Path, source: Path) -> Page:
 
 def rerun_command(source: Path, values: dict[str, Any]) -> str:
     """The command that makes a run again; only the parameters that are not default."""
-    words = ["saerepgeo", "run", source.stem]
+    words = [".venv/bin/saerepgeo", "run", source.stem]
     for name, declared in read_parameters(source).items():
         if name in values and values[name] != declared.default:
             value = values[name]

@@ -21,6 +21,12 @@ class Repository:
     url: str
     branch: str
 
+    @property
+    def colab(self) -> str:
+        """Where Colab opens the repository's files."""
+        place = self.url.replace("https://github.com/", "https://colab.research.google.com/github/")
+        return f"{place}/blob/{self.branch}"
+
 
 def find_repository(root: Path) -> Repository | None:
     """The GitHub repository that the clone at `root` names as `origin`, so a fork names itself.

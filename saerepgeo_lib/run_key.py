@@ -9,6 +9,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import data_dir, sha256_file, sha256_json
 
 _LIBRARY = Path(saerepgeo_lib.__file__).parent
+_SHOWS = re.compile("hide-|remove-")
 _CONFIGURATIONS = ("cfg.json", "config.json")  # of SAELens' folders and of transformers'
 
 
@@ -35,12 +37,13 @@ def run_key(source: Path, values: dict[str, Any], *, cwd: Path) -> str:
     change the keys of the runs that it was made from.
     """
     data = sorted(p for p in data_dir().rglob("*") if p.is_file() and p.suffix != ".md")
-    if "shipped_claims" not in source.read_text(encoding="utf-8"):
+    code = _code(source, *_state(source))
+    if not any("shipped_claims" in cell for cell in code):
         data = [p for p in data if p.parent.name != "sweeps"]
     used = [Path(p).resolve() for v in values.values() for p in _files_named(v, cwd)]
     return sha256_json(
         {
-            "notebook": _code(source, *_state(source)),
+            "notebook": code,
             "parameters": values,
             "files": [
                 ["/".join(p.parts[-2:]), _file_hash(p)] for p in [*modules(source), *data, *used]
@@ -69,7 +72,7 @@ def _files_named(value: Any, cwd: Path) -> Iterator[str]:
 
 
 def modules(source: Path) -> list[Path]:
-    """The library's modules that a file imports, directly or through them, in order."""
+    """The library's modules that a file imports, directly or through them, and the runner."""
     found: set[Path] = set()
     to_read = [source, _LIBRARY / "__init__.py"]
     while to_read:
@@ -77,7 +80,7 @@ def modules(source: Path) -> list[Path]:
         new = [p for p in _imports(path, *_state(path)) if p not in found]
         found.update(new)
         to_read += new
-    return sorted(found | {_LIBRARY / "__init__.py"})
+    return sorted(found | {_LIBRARY / "__init__.py", _LIBRARY / "runner.py"})
 
 
 @functools.lru_cache(maxsize=1024)
@@ -99,7 +102,10 @@ def _imports(path: Path, size: int, changed: int, touched: int) -> list[Path]:
 
 @functools.lru_cache(maxsize=64)
 def _code(source: Path, size: int, changed: int, touched: int) -> list[str]:
-    return [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+    """Source and tags of each code cell; tags that only hide a part of it on the page left out."""
+    cells = [cell for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+    tags = [[t for t in c.metadata.get("tags", []) if not _SHOWS.match(t)] for c in cells]
+    return [f"{given}\n{cell.source}" for given, cell in zip(tags, cells, strict=True)]
 
 
 def _file_hash(path: Path) -> str:

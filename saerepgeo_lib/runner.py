@@ -120,6 +120,8 @@ def renew_prose(executed: Path, source: Path) -> None:
                 cells.append(code.pop(0))
         else:
             cells.append(cell)
+    if code:
+        raise UserError(f"{executed} was not executed from {source}")
     before = executed.read_text(encoding="utf-8")
     notebook.cells = cells
     _name_cells(notebook)

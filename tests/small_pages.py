@@ -9,10 +9,12 @@ CLAIMS = {
     "up": {
         "case": "Case 1", "title": "It rises", "tag": "abstract", "statement": "x* rises.",
         "reported": "rises", "page": "small", "section": "Why: a verdict?",
+        "interval": "n counts hills", "direction": "above", "note": "Only once.",
     },
     "own": {
         "case": "Case 2", "title": "It is more", "tag": "ours", "statement": "More than a null.",
         "reported": "nothing: asked here", "page": "small", "section": "Verdict",
+        "interval": "n counts hills",
     },
 }  # fmt: skip
 
@@ -61,13 +63,19 @@ def small_cells():
 
 
 def small_page(record=None, cells=None, name="small"):
-    return Page(name, cells or small_cells(), record or small_record(), f"saerepgeo run {name}")
+    return Page(
+        name, cells or small_cells(), record or small_record(), f".venv/bin/saerepgeo run {name}"
+    )
 
 
 def small_sweep():
-    rows = [("r1", "up", "months", "holds"), ("r1", "up", "months (entity)", "holds"),
-            ("r2", "up", "days", "does not hold")]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["run", "id", "concept", "verdict"])
+    rows = [("r1", "up", "months", "A minus B_1", "holds"),
+            ("r1", "up", "months (entity)", "A", "holds"),
+            ("r2", "up", "days", "B_1", "does not hold")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["run", "id", "concept", "subject", "verdict"])
     return table.assign(
-        preset="tiny", written=pd.to_datetime(["2026-01-02", "2026-01-02", "2026-01-05"])
+        preset="tiny",
+        low=-2.0,
+        high=-0.5,
+        written=pd.to_datetime(["2026-01-02", "2026-01-02", "2026-01-05"]),
     )

@@ -252,6 +252,33 @@ def test_axe_finds_no_violation(visit: Visit, axe: str, theme: str) -> None:
     assert not report, f"{len(report)} violations\n" + "\n".join(report[:20])
 
 
+def test_glossary_terms_explain_themselves(context: Any) -> None:
+    """By keyboard and by a tap; each leads to a place in the glossary that exists."""
+    visit = Visit("notebooks/stratified_manifold.html", context.new_page())
+    visit.listen()
+    visit.open()
+    terms = visit.page.locator("a.glossary-term")
+    assert terms.count() >= 5
+    ids = _Addresses(HTML / "book" / "glossary.html").ids
+    for link in terms.evaluate_all("links => links.map(link => link.href)"):
+        assert unquote(urlsplit(link).fragment) in ids, link
+    tip = visit.page.locator("#glossary-tip")
+    assert not tip.is_visible()
+    terms.first.focus()
+    assert tip.is_visible() and terms.first.get_attribute("aria-describedby") == "glossary-tip"
+    said = visit.page.evaluate(
+        "link => companionTerms[link.dataset.term]", terms.first.element_handle()
+    )
+    assert tip.inner_text() == said
+    visit.page.keyboard.press("Escape")
+    assert not tip.is_visible()
+    address = visit.page.url
+    terms.nth(1).dispatch_event("pointerdown", {"pointerType": "touch"})
+    terms.nth(1).dispatch_event("click")
+    assert tip.is_visible() and visit.page.url == address
+    visit.page.close()
+
+
 def test_search_from_the_disk_finds_stratified(context: Any) -> None:
     """As a reader does it: the theme's search button, the word, Enter."""
     visit = Visit("book/welcome.html", context.new_page())

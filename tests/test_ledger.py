@@ -11,7 +11,7 @@ from saerepgeo_lib import ledger as module
 from saerepgeo_lib.claims import paper_claims
 from saerepgeo_lib.compare import read_claims, shipped_claims
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.ledger import ledger
+from saerepgeo_lib.ledger import found_in_words, ledger
 from saerepgeo_lib.pages import Page, read_page, rerun_command
 
 ROOT = Path(__file__).parent.parent
@@ -32,9 +32,32 @@ def test_the_summary_counts_verdicts_and_keeps_ours_apart():
     text = ledger([small_page()], small_sweep())
     said = between(text, "### Said by the paper, or reported of it", "###")
     ours = between(text, "### Asked by this book", "##")
-    row = "[It rises](#claim-up) | `[abstract]` | holds in 2 of 3; cannot be tested here in 1 of 3"
-    assert f"| {row} |" in said and "It is more" not in said
-    assert "| [It is more](#claim-own) | `[ours]` | does not hold in 1 of 1 |" in ours
+    found = "*A*: holds in 2 of 3; cannot be tested here in 1 of 3"
+    assert (
+        f"| [It rises](#claim-up) | `[abstract]` | {found} |" in said and "It is more" not in said
+    )
+    assert "| [It is more](#claim-own) | `[ours]` | *A*: does not hold in 1 of 1 |" in ours
+    assert "- **n and interval**: n counts hills\n- **Note**: Only once.\n" in text
+
+
+def test_counts_stand_apart_for_each_label_and_say_what_is_the_opposite(two_claims):
+    def claim(subject, verdict, low=None, high=None):
+        return {"id": "up", "subject": subject, "verdict": verdict, "low": low, "high": high}
+
+    claims = [
+        claim("months: A minus random B", "holds", 1, 2), claim("B: error own", "holds"),
+        claim("days: A", "does not hold", -2, -1), claim("days: A", "does not hold", -2, 1),
+        claim("days: A", "does not hold"), claim("all", "holds"), claim("A: error own", "holds"),
+    ]  # fmt: skip
+    parts = found_in_words("up", claims, ["B", "A"]).split("<br>")
+    assert parts == [
+        "*A*: holds in 1 of 4; does not hold in 3 of 4 (the opposite in 1)",
+        "*error own*: holds in 2 of 2", "*all together*: holds in 1 of 1",
+    ]  # fmt: skip
+    two_claims["up"]["direction"] = "below"
+    assert "opposite" not in found_in_words("up", claims, ["A"])
+    claims[2] |= {"low": 1, "high": 2}
+    assert "(the opposite in 1)" in found_in_words("up", claims, ["A"])
 
 
 def test_a_claim_has_a_row_a_finding_and_leads_to_its_place_record_and_command():
@@ -42,7 +65,10 @@ def test_a_claim_has_a_row_a_finding_and_leads_to_its_place_record_and_command()
     assert "x\\* rises." in text and "**Reported**: rises" in text
     place = "(../notebooks/small.ipynb#why-a-verdict)"
     assert f"[A small page, *Why: a verdict?*]{place}" in text
-    assert "Rerun: `saerepgeo run small` ([record of the run](path:../executed/small.record" in text
+    assert (
+        "Rerun: `.venv/bin/saerepgeo run small` ([record of the run](path:../executed/small.record"
+        in text
+    )
     assert "preset `tiny`: holds in 2 of 3" in text
     tables = text.split(":::{table} ")[1:]
     assert [table.splitlines()[0] for table in tables] == ["slope", "rank"]
@@ -72,10 +98,11 @@ def test_many_findings_are_folded():
 
 def test_the_sweep_is_counted_apart():
     text = ledger([small_page()], small_sweep()).split("## Over 2 concepts")[1]
-    assert "(written 2026-01-02 to 2026-01-05): 2 runs on\n2 concepts, preset `tiny`" in text
+    assert "on 2026-01-02 to 2026-01-05, by the code" in text
+    assert "2 runs on 2 concepts, preset `tiny`" in text
     assert "saerepgeo sweep data/sweeps/all_concepts.yml" in text
-    row = "[It rises](#claim-up) | `[abstract]` | holds in 2 of 3; does not hold in 1 of 3"
-    assert f"| {row} |" in text
+    found = "*A*: holds in 2 of 2<br>*B\\_1*: does not hold in 1 of 1 (the opposite in 1)"
+    assert f"| [It rises](#claim-up) | `[abstract]` | {found} |" in text
     assert "| [It is more](#claim-own) | `[ours]` | not in these runs |" in text
 
 
@@ -84,7 +111,7 @@ def test_findings_of_a_second_page_stand_in_the_claim_too():
     other["claims"] = other["claims"][-1:]
     pages = [small_page(), small_page(other, name="second")]
     text = ledger(pages, small_sweep())
-    assert "| [It is more](#claim-own) | `[ours]` | does not hold in 2 of 2 |" in text
+    assert "| [It is more](#claim-own) | `[ours]` | *A*: does not hold in 2 of 2 |" in text
     assert "`saerepgeo run second`" in between(text, "(claim-own)=", "## Over")
 
 
@@ -133,10 +160,10 @@ def test_the_command_names_only_what_is_not_default(tmp_path):
         "x: float = 1  # b\nname: str = 'a b'  # c\nlevels: list[float] = [0]  # d\n"
     )
     values = {"n": 3, "x": 1.0, "name": "a b", "levels": [0.0]}
-    assert rerun_command(source, values) == "saerepgeo run page"
+    assert rerun_command(source, values) == ".venv/bin/saerepgeo run page"
     changed = values | {"n": 4, "name": "two words", "levels": [0, 0.5]}
     assert rerun_command(source, changed) == (
-        "saerepgeo run page -p n 4 -p name 'two words' -p levels '[0, 0.5]'"
+        ".venv/bin/saerepgeo run page -p n 4 -p name 'two words' -p levels '[0, 0.5]'"
     )
 
 

@@ -313,14 +313,14 @@ def test_only_modules_that_a_notebook_needs_count(folder, monkeypatch):
     library.mkdir()
     for name, text in {
         "__init__": "", "a": "from saerepgeo_lib import b, UNKNOWN", "c": "", "other": "",
-        "b": "def f():\n    import saerepgeo_lib.c",
+        "runner": "", "b": "def f():\n    import saerepgeo_lib.c",
     }.items():  # fmt: skip
         (library / f"{name}.py").write_text(text)
     monkeypatch.setattr(run_key, "_LIBRARY", library)
     source = folder / "stub.py"
-    assert [p.stem for p in run_key.modules(source)] == ["__init__"]
+    assert [p.stem for p in run_key.modules(source)] == ["__init__", "runner"]
     source.write_text(source.read_text() + "\nfrom saerepgeo_lib.a import anything\n")
-    assert [p.stem for p in run_key.modules(source)] == ["__init__", "a", "b", "c"]
+    assert [p.stem for p in run_key.modules(source)] == ["__init__", "a", "b", "c", "runner"]
 
     def key():
         return runner.find_run(source, {}, out=folder / "o", cwd=folder).folder.name
@@ -359,6 +359,9 @@ def test_new_prose_reaches_a_finished_run_without_executing_it_again(folder):
     assert cells[3].metadata["mystnb"] == {"image": {"alt": "new"}}
     with pytest.raises(UserError, match="not executed from"):
         source.write_text(text + "\n# %%\nmore = 1\n")
+        runner.renew_prose(again.notebook, source)
+    with pytest.raises(UserError, match="not executed from"):
+        source.write_text(text[: text.rindex("# %%\nimport ipywidgets")])
         runner.renew_prose(again.notebook, source)
 
 

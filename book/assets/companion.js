@@ -6,7 +6,7 @@
   function headTables() {
     each("table thead th", (head) => {
       if (head.textContent.trim()) {
-        head.scope = "col";
+        head.scope = head.colSpan > 1 ? "colgroup" : "col";
         return;
       }
       const corner = document.createElement("td");
