@@ -112,7 +112,7 @@ def test_findings_of_a_second_page_stand_in_the_claim_too():
     pages = [small_page(), small_page(other, name="second")]
     text = ledger(pages, small_sweep())
     assert "| [It is more](#claim-own) | `[ours]` | *A*: does not hold in 2 of 2 |" in text
-    assert "`saerepgeo run second`" in between(text, "(claim-own)=", "## Over")
+    assert "`.venv/bin/saerepgeo run second`" in between(text, "(claim-own)=", "## Over")
 
 
 def test_a_claim_without_a_record_is_no_book():
