@@ -21,7 +21,7 @@ def _found(page: Page) -> str:
     for id, known in paper_claims().items():
         found = found_in_words(id, page.record["claims"], labels_of([page])).replace("<br>", "; ")
         if known["tag"] != "ours" and found:
-            lines.append(f"- [{plain(known['title'])}](../book/claims.md#claim-{id}): {found}\n")
+            lines.append(f"- [{plain(known['title'])}](#claim-{id}): {found}\n")
     return f"\n\n:::{{admonition}} Found on this page\n{''.join(lines)}:::" if lines else ""
 
 

@@ -52,7 +52,7 @@ def test_what_was_found_stands_below_the_box_and_a_gpu_needs_no_guess(monkeypatc
     record["run"]["device"] = "cuda"
     text = page_header(small_page(record), None)
     assert "Colab" not in text and "It is more" not in text
-    row = "- [It rises](../book/claims.md#claim-up): *A*: holds in 2 of 3; cannot be tested"
+    row = "- [It rises](#claim-up): *A*: holds in 2 of 3; cannot be tested"
     assert row in text.split(":::{admonition} Found on this page\n")[1]
 
 
