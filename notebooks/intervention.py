@@ -61,13 +61,12 @@ from saerepgeo_lib import (
     scaling,
     separability,
 )
-from saerepgeo_lib.claims import reported_against_found
+from saerepgeo_lib.claims import NOTHING, reported_against_found
 from saerepgeo_lib.dose_response import LEAST, PUSH
 from saerepgeo_lib.edits import mse
 from saerepgeo_lib.latents import encode
 from saerepgeo_lib.noise_sweep import child_seed, workers
 from saerepgeo_lib.records import Record
-from saerepgeo_lib.separability import NOTHING
 from saerepgeo_lib.subject import load_subject
 
 # %matplotlib inline

@@ -11,6 +11,7 @@ from saerepgeo_lib.errors import choose
 from saerepgeo_lib.files import data_dir, read_json
 from saerepgeo_lib.statistics import Estimate
 
+NOTHING = "random SAE, random model"  # label of findings where nothing was learned
 Verdict = Literal["holds", "holds in part", "does not hold", "cannot be tested here"]
 
 

@@ -119,7 +119,7 @@ def _list(labels: list[str], start: int) -> str:
 
 def _picture(frame: Frame, alt: str, *, hidden: bool = False) -> str:
     file = io.BytesIO()
-    frame.figure.savefig(file, format="png", dpi=84)
+    frame.figure.savefig(file, format="png", dpi=78)
     with Image.open(file) as image:
         width, height = image.size
         small = image.convert("RGB").quantize(256)  # a third of the bytes

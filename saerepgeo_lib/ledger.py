@@ -5,10 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from saerepgeo_lib.claims import paper_claims, verdicts_in_words
+from saerepgeo_lib.claims import NOTHING, paper_claims, verdicts_in_words
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.pages import Page, plain
-from saerepgeo_lib.separability import NOTHING
 
 _LONG = 12  # rows; a longer table is folded
 _SWEEP = "data/sweeps/all_concepts"

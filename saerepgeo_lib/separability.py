@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saerepgeo_lib import downstream, interventions
+from saerepgeo_lib.claims import NOTHING
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE
 from saerepgeo_lib.decoding import to_residual
 from saerepgeo_lib.edits import Kind, Measure, Setting, Shift, edit, mse, setting_of
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Grouping = Literal["clusters", "entities"]
-NOTHING = "random SAE, random model"
 SHUFFLED = "separate, shuffled labels"
 UP, DOWN = 1.5, 0.5  # how far separability alone is pushed
 DOWNSTREAM = ("separate", "gather", "reconstruct", f"push to x {UP:g}", f"push to x {DOWN:g}")

@@ -30,6 +30,7 @@ PAGES = sorted(
 MEGABYTE = 1_000_000
 TYPESET = """() => window.MathJax && Promise.race([MathJax.startup.promise,
     new Promise((_, late) => setTimeout(late, 20000, "MathJax did not finish in 20 s"))])"""
+TWO_FRAMES = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
 # Pages that move without a kernel: the cone walk, the noise, the map, the dose.
 WITH_FRAMES = (
     "notebooks/cone_of_sspd_matrices.html",
@@ -74,6 +75,7 @@ class Visit:
             "t => { const d = document.documentElement.dataset; d.theme = t; d.mode = t; }", theme
         )
         self.page.evaluate("() => document.getAnimations().forEach(a => a.finish())")
+        self.page.evaluate(TWO_FRAMES)  # what the page does upon a resize is done
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ def test_every_frame_has_its_own_alt_text_and_an_opaque_picture():
     files = [picture["src"].removeprefix("data:image/png;base64,") for picture in pictures]
     assert len(set(files)) == 3
     with Image.open(io.BytesIO(base64.b64decode(files[0]))) as image:
-        assert image.size == (168, 84) == (int(pictures[0]["width"]), int(pictures[0]["height"]))
+        assert image.size == (156, 78) == (int(pictures[0]["width"]), int(pictures[0]["height"]))
         assert "transparency" not in image.info
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert all(picture["class"] == "dark-light" for picture in pictures)

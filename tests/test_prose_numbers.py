@@ -7,10 +7,9 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from saerepgeo_lib.claims import paper_claims
+from saerepgeo_lib.claims import NOTHING, paper_claims
 from saerepgeo_lib.dose_response import LEAST
 from saerepgeo_lib.record_files import read_record
-from saerepgeo_lib.separability import NOTHING
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.])[-−+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?(?!\w)")
