@@ -107,15 +107,15 @@ def labels_of(pages: Sequence[Page]) -> list[str]:
 def found_in_words(id: str, claims: Iterable[Mapping[Any, Any]], labels: Sequence[str]) -> str:
     """The verdicts on one claim, counted for each of `labels` (or measure of the error).
 
-    A finding belongs to the label that its subject names first. How often the opposite was found is
-    said of claims with a direction.
+    A finding belongs to the label with which its subject begins, after a concept if any. How often
+    the opposite was found is said of claims with a direction.
     """
     findings: dict[str, list[Mapping[Any, Any]]] = {}
     for claim in claims:
         if claim["id"] == id:
             subject = claim["subject"]
-            places = {subject.find(label): label for label in labels if label in subject}
-            name = places[min(places)] if places else "all together"
+            begins = (label for label in labels if f": {label}" in f": {subject}")
+            name = next(begins, "all together")
             if "error " in subject:  # the same case by two measures
                 name = "error " + subject.rpartition("error ")[2]
             findings.setdefault(name, []).append(claim)
