@@ -75,7 +75,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // Running text that a reader meets: no code, formula, output, heading, or folded part.
   const OUTSIDE = "a, code, pre, button, h1, h2, h3, mjx-container, .math, script, summary, label, output, "
-    + "details:not([open]), .page-header, .cell_output";
+    + "details:not([open]), .page-header, .cell_output, .citation";
   const texts = [];
   for (const block of article.querySelectorAll("p, li, dd, figcaption")) {
     const walker = document.createTreeWalker(block, NodeFilter.SHOW_TEXT);
