@@ -12,8 +12,6 @@
 # - what a change of rank does **not** show: a smooth family whose rank drops, and a family of
 #   constant rank whose data are no manifold.
 #
-# **Time and memory**: a few seconds besides imports; no model is loaded.
-#
 # **Whose is what?** That the rank of an SSPD matrix is observed is the paper's `[abstract]`. That
 # a varying rank is read as stratification is `[ours]`, after {cite}`shrivastava2024`. The
 # mathematics here is known; the sources stand beside it. The choice of examples is `[ours]`.

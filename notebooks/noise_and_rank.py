@@ -13,7 +13,7 @@
 #   active features;
 # - where a small noise can make a rank **drop**, and where it cannot.
 #
-# **Time and memory**: a few seconds besides imports; no model is loaded. The encoders are
+# The encoders are
 # SAELens classes with small random weights.
 #
 # **Whose is what?** Observing the rank under noise is the paper's `[abstract]`. The rank rules are

@@ -11,8 +11,6 @@
 # - how the three mode ranks bound each other, with proofs and a check on random tensors;
 # - why this book takes singular values and not eigenvalues, and why masked tokens are left out.
 #
-# **Time and memory**: a few seconds besides imports; no model is loaded.
-#
 # **Whose is what?** That a latent tensor is unfolded and the rank of an SSPD matrix observed is the
 # paper's `[abstract]`. Which mode it means is not said there; all three are shown `[ours]`.
 # Unfoldings and their ranks are standard {cite}`kolda2009,delathauwer2000`. Leaving out masked
