@@ -11,6 +11,7 @@ install_import_hook("saerepgeo_lib", "checker.check")
 import pytest
 import torch
 from sae_lens import TopKSAE, TopKSAEConfig
+from stub_runs import write_stub
 
 from saerepgeo_lib import models, prompts, residuals, tokens
 
@@ -36,6 +37,14 @@ def days(minilm):
     concept = prompts.load_concept("days")
     coded = tokens.tokenize(minilm.tokenizer, concept, n_ctx=minilm.cfg.n_ctx)
     return residuals.compute_residuals(minilm, coded, HOOK)
+
+
+@pytest.fixture
+def stub_folder(tmp_path, monkeypatch):
+    """A folder with a notebook that does next to nothing."""
+    monkeypatch.setenv("CI", "true")
+    write_stub(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
