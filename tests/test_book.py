@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_notebook
 from small_pages import CLAIMS, small_cells, small_record, small_sweep
 
-from saerepgeo_lib import book, cli, ledger
+from saerepgeo_lib import book, cli, ledger, page_header
 from saerepgeo_lib.book_zip import zip_book
 from saerepgeo_lib.errors import UserError
 
@@ -18,6 +18,7 @@ from saerepgeo_lib.errors import UserError
 def places(tmp_path, monkeypatch):
     """A project with one notebook, and a stage that holds it executed."""
     monkeypatch.setattr(ledger, "paper_claims", lambda: CLAIMS)
+    monkeypatch.setattr(page_header, "paper_claims", lambda: CLAIMS)
     monkeypatch.setattr(book, "read_claims", lambda path: small_sweep())
     root, stage = tmp_path / "root", tmp_path / "stage"
     for folder in (root / "notebooks", root / "book", stage / "executed"):
@@ -28,6 +29,8 @@ def places(tmp_path, monkeypatch):
     (root / "_toc.yml").write_text("root: book/welcome")
     (root / "_config.yml").write_text("title: small")
     (root / "book" / "welcome.md").write_text("# Welcome")
+    (root / "book" / "assets").mkdir()
+    (root / "book" / "glossary.md").write_text("```{glossary}\nrank\n  A number.\n```\n")
     nbformat.write(new_notebook(cells=small_cells()), stage / "executed" / "small.ipynb")
     (stage / "executed" / "small.record.json").write_text(json.dumps(small_record()))
     return root, stage
@@ -42,9 +45,13 @@ def test_the_stage_has_headers_and_generated_pages_and_leaves_the_executed_alone
     assert cells[0].source.startswith("# A small page\n\n:::{div} page-header\n- **Preset**")
     assert cells[1:] == nbformat.read(stage / "executed" / "small.ipynb", as_version=4).cells[1:]
     claims = (stage / "book" / "claims.md").read_text()
-    assert claims.startswith("# Claims ledger") and "`saerepgeo run small -p n 3`" in claims
+    assert (
+        claims.startswith("# Claims ledger") and "`.venv/bin/saerepgeo run small -p n 3`" in claims
+    )
     assert "#first-figure" in (stage / "book" / "figures.md").read_text()
     assert (stage / "book" / "welcome.md").is_file()
+    terms = (stage / "book" / "assets" / "glossary_terms.js").read_text()
+    assert terms == 'const companionTerms = {"rank": "A number."};\n'
 
 
 def test_a_claim_without_a_record_stops_the_build_before_anything_is_rendered(places):
