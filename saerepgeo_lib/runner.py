@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD_VARIABLE = "SAEREPGEO_RECORD"  # tells the running notebook where its record goes
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # without a kernel, a dead one
+_STARTS = 3  # times that a kernel is started which dies at once
 _INJECTED = "injected-parameters"  # papermill's tag of the cell that sets parameters
 _HIDDEN = re.compile(r"\.(.+-[0-9a-f]{16})\.")  # locks and folders of runs that are not finished
 
@@ -240,12 +241,9 @@ def _execute(
     text = _load(source, source.stat().st_size, source.stat().st_mtime_ns)[1]
     pair.write_text(text, encoding="utf-8")
     kernel = {"folder": str(cwd), "variables": {RECORD_VARIABLE: str(record.resolve())}}
+    options = {"config": Config({"KernelManager": kernel}), "progress_bar": progress}
     try:
-        papermill.execute_notebook(
-            str(pair), str(executed), parameters, kernel_name="python3", progress_bar=progress,
-            log_output=False, kernel_manager_class=KernelManager,
-            config=Config({"KernelManager": kernel}),
-        )  # fmt: skip
+        _papermill(pair, executed, parameters, options)
     except PapermillExecutionError as error:
         if error.ename == UserError.__name__:
             raise UserError(error.evalue) from None
@@ -265,6 +263,26 @@ def _execute(
     read_record(record)
     pair.unlink()
     _strip_run_metadata(executed)
+
+
+def _papermill(
+    source: Path, executed: Path, parameters: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """papermill, begun again if the kernel dies before its first answer.
+
+    Kernels that start at once may be given the same port; no cell was executed then.
+    """
+    for left in reversed(range(_STARTS)):
+        try:
+            papermill.execute_notebook(
+                str(source), str(executed), parameters, kernel_name="python3", log_output=False,
+                kernel_manager_class=KernelManager, **options,
+            )  # fmt: skip
+            return
+        except RuntimeError as error:
+            if not left or "before replying to kernel_info" not in str(error):
+                raise
+            logger.warning("%s: the kernel died while starting; it is started again", source.name)
 
 
 def _strip_run_metadata(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -105,8 +106,13 @@ def start_sweep(grid, out, *options, **popen):
     command = [sys.executable, "-m", "saerepgeo_lib.cli", "sweep", str(grid), "-o", str(out)]
     return subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "CI": "true"}, **popen,
+        env={**os.environ, "CI": "true"}, preexec_fn=_answer_ctrl_c, **popen,
     )  # fmt: skip
+
+
+def _answer_ctrl_c():
+    """A shell's background job ignores Ctrl-C, and so do its children unless told otherwise."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def workers(process):

@@ -34,7 +34,8 @@ def environment(*, on_colab):
 
 def execute(code, *, folder, on_colab, python=sys.executable):
     return subprocess.run(
-        [python, "-c", code], cwd=folder, env=environment(on_colab=on_colab),
+        [python, "-c", code], cwd=folder,
+        env=environment(on_colab=on_colab) | {"TMPDIR": str(folder)},  # where a restart is noted
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 

@@ -196,6 +196,5 @@ def test_the_page_runs_from_end_to_end(tmp_path):
     record = read_json(path)
     findings = record["tables"]["findings"]
     assert len(findings["topic"]) == 8 and all(findings["text"])
-    assert record["numbers"]["differences_that_change_the_answer"] == sum(findings["changes"])
     (page,) = (tmp_path / "out").glob("*/differences.ipynb")
-    assert "8 measured differences" in page.read_text()
+    assert "these make a difference in this run: " in page.read_text()

@@ -13,7 +13,10 @@ FRAMES = '<div class="frames" role="group" aria-label="level">\n<img alt="a">\n<
 def test_a_figure_leads_to_its_page_record_and_command():
     text = figure_index([small_page()])
     assert "## A small page\n\n[The page](../notebooks/small.ipynb) · " in text
-    assert "[record](path:../executed/small.record.json) · rerun: `saerepgeo run small`" in text
+    assert (
+        "[record](path:../executed/small.record.json) · rerun: `.venv/bin/saerepgeo run small`"
+        in text
+    )
     assert "- [It rises by 0.5 per cent.](#first-figure)\n" in text
 
 

@@ -245,6 +245,31 @@ def test_a_dask_cluster_that_runs_already(folder, monkeypatch, capfd):
     assert set(finished(out)) == {0, 1, 2}
 
 
+@slow
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_kernel_that_dies_while_it_starts_is_started_again(deaths, folder, monkeypatch):
+    class Dying(runner.KernelManager):
+        left = deaths
+
+        async def _async_start_kernel(self, **kwargs):
+            await super()._async_start_kernel(**kwargs)
+            if Dying.left:
+                Dying.left -= 1
+                await self._async_signal_kernel(signal.SIGKILL)
+
+        start_kernel = _async_start_kernel
+
+    monkeypatch.setattr(runner, "KernelManager", Dying)
+    given = {"folder": str(folder)}
+    if deaths == 3:
+        with pytest.raises(RuntimeError, match="before replying"):
+            runner.run_notebook(folder / "stub.py", given, out=folder / "o", progress=False)
+        assert not starts(folder) and not list((folder / "o").glob("[!.]*"))
+    else:
+        runner.run_notebook(folder / "stub.py", given, out=folder / "o", progress=False)
+        assert starts(folder) == {0: 1}
+
+
 def test_options_that_cannot_be(folder, capsys):
     grid = write_grid(folder, n=[0])
     assert run(grid, folder / "o", "--workers", "2", "--scheduler", "tcp://127.0.0.1:9") == 2
