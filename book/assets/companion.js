@@ -69,10 +69,8 @@
   });
   addEventListener("load", () => {
     (window.MathJax?.startup?.promise ?? Promise.resolve()).then(reachScrollable);
-    let waiting = 0;
-    addEventListener("resize", () => {
-      cancelAnimationFrame(waiting);
-      waiting = requestAnimationFrame(reachScrollable);
-    });
+    // Windows, print and folded parts: whatever changes a box's size.
+    const sizes = new ResizeObserver(reachScrollable);
+    each(`article, ${BOXES}`, (box) => sizes.observe(box));
   });
 })();
