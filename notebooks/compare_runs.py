@@ -92,7 +92,7 @@ record = Record(
 with record.stage("read"):
     found = compare.compared_by(compare.read_claims(table or compare.shipped_claims()), by)
 found.groupby(["notebook", by], sort=False).agg(
-    runs=("run", "nunique"), concepts=("concept", lambda c: c.str.removesuffix(" (entity)").nunique()), findings=("id", "size"),
+    runs=("run", "nunique"), concepts=("concept", compare.n_concepts), findings=("id", "size"),
     minutes=("seconds", lambda s: s.groupby(found["run"]).first().sum() / 60),
 ).reset_index().style.format(precision=1).hide(axis="index")  # fmt: skip
 

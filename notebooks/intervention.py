@@ -63,7 +63,7 @@ from saerepgeo_lib import (
 )
 from saerepgeo_lib.claims import NOTHING, reported_against_found
 from saerepgeo_lib.dose_response import LEAST, PUSH
-from saerepgeo_lib.edits import mse
+from saerepgeo_lib.edits import PAPER_SCALES, mse
 from saerepgeo_lib.latents import encode
 from saerepgeo_lib.noise_sweep import child_seed, workers
 from saerepgeo_lib.records import Record
@@ -412,10 +412,10 @@ def at_dose(dose):
 
 with record.stage("dose slider"):
     slider = interactive.frames(
-        map(at_dose, dose_response.PAPER_DOSES),
+        map(at_dose, PAPER_SCALES),
         control=f"Dose of separability ({names[0]})",
         shows="A column an SAE: above, tokens and cluster centroids in the plane of the centroids; below, error against separability with this dose marked.",
-        start=dose_response.PAPER_DOSES.index(1.2),
+        start=PAPER_SCALES.index(1.2),
     )
 display(slider)
 

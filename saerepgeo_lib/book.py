@@ -59,23 +59,41 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
             _copy_executed(result, stage / "executed")
             logger.info("%s: %s", page, "unchanged" if result.cached else "executed")
     stage_book(root, stage, pages)
+    return _render(stage, pages, root)
+
+
+def _render(stage: Path, pages: list[str], root: Path) -> Path:
+    """Render the stage; whatever stops this, the last good book stays in its place."""
     html = root / "_build" / "html"
     last = html.with_name("html.last")
-    shutil.rmtree(last, ignore_errors=True)
     if html.is_dir():
-        html.rename(last)  # what it left must not stay in the book; if this build fails, it stays
+        shutil.rmtree(last, ignore_errors=True)
+        html.rename(last)  # what it left must not stay in the new one
+    try:
+        _run_jupyter_book(stage, root)
+        _check_html(html, pages)
+    except BaseException:
+        shutil.rmtree(html, ignore_errors=True)
+        if last.is_dir():
+            last.rename(html)
+        raise
+    shutil.rmtree(last, ignore_errors=True)
+    return html / "index.html"
+
+
+def _run_jupyter_book(stage: Path, root: Path) -> None:
     command = [
         sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(stage),
         "--path-output", str(root), "--all", "-W", "-n", "--keep-going", "-q",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        shutil.rmtree(html, ignore_errors=True)
-        if last.is_dir():
-            last.rename(html)
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise UserError(f"Jupyter Book refused to build:\n{tail}")
-    shutil.rmtree(last, ignore_errors=True)
+
+
+def _check_html(html: Path, pages: list[str]) -> None:
+    """Refuse a built book that lacks a page, or of which a page would load from elsewhere."""
     missing = [page for page in pages if not (html / f"{page}.html").is_file()]
     if missing:
         raise UserError(f"pages missing from the built book: {', '.join(missing)}")
@@ -86,7 +104,6 @@ def build(*, root: Path = ROOT, fresh: bool = False, progress: bool = True) -> P
     }
     if foreign:
         raise UserError(f"pages would load foreign addresses: {', '.join(sorted(foreign))}")
-    return html / "index.html"
 
 
 def _copy_executed(result: Run, folder: Path) -> None:

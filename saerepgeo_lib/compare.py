@@ -13,6 +13,7 @@ from saerepgeo_lib.files import data_dir
 VERDICTS = get_args(Verdict)
 ABSENT = "not stated"  # of a run whose notebook has no such parameter
 MOST_VALUES = 6
+_ENTITY = " (entity)"  # after a concept: its entities' tokens alone
 _NEEDED = ("run", "notebook", "id", "subject", "statistic", "value", "low", "high", "verdict")
 
 
@@ -54,9 +55,14 @@ def _split(subject: str, asked: str) -> tuple[str, str]:
     """Concept and case of a claim's subject, in a run on the concepts asked for."""
     concepts = [name.strip() for name in asked.split(",")]
     head, _, rest = subject.partition(": ")
-    if rest and head.removesuffix(" (entity)") in concepts:
+    if rest and head.removesuffix(_ENTITY) in concepts:
         return head, rest
     return (concepts[0] if len(concepts) == 1 and concepts[0] else "all"), subject
+
+
+def n_concepts(names: pd.Series) -> int:
+    """How many concepts stand in a column; "months" and "months (entity)" are one."""
+    return int(names.str.removesuffix(_ENTITY).nunique())
 
 
 def compared_by(table: pd.DataFrame, name: str) -> pd.DataFrame:

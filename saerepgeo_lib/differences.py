@@ -20,8 +20,8 @@ from torch import Tensor
 from saerepgeo_lib import interventions, random_walk
 from saerepgeo_lib.arrangements import aedp, gw_cost, gw_coupling
 from saerepgeo_lib.clusters import Labels, n_clusters
-from saerepgeo_lib.edits import Edited, Kind, Setting, edit, mse, standardised
-from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.edits import PAPER_SCALES, Edited, Kind, Setting, edit, mse, standardised
+from saerepgeo_lib.errors import UserError, check_least
 from saerepgeo_lib.latents import as_points
 from saerepgeo_lib.local_representations import cluster_pca, space_of, stability
 from saerepgeo_lib.noise_sweep import RESIDUAL, stream, workers
@@ -34,7 +34,6 @@ from saerepgeo_lib.tokens import Tokens
 
 CONTENT = "content only"
 EVERY, PADDED = "all of the prompts", "all, and padding"
-RATIOS = (0.5, 0.8, 1.0, 1.2, 1.5)  # the paper's scale factors
 SATURATED = 0.95  # share of the largest rank at which a profile counts as saturated
 THRESHOLD = 0.01  # least threshold of an active latent in the authors' notes
 SEPARATE, ERROR_ALONE, GW = "separate + MSE", "MSE only", "d_GW + MSE"
@@ -55,9 +54,7 @@ def check_parameters(
         raise UserError(f"this page looks at one concept, got {concept!r}")
     least = {"min_cluster_size": (min_cluster_size, 2), "mse_weight": (mse_weight, 0),
              "n_steps": (n_steps, 2), "n_walks": (n_walks, 1), "n_seeds": (n_seeds, 2)}  # fmt: skip
-    for name, (value, bound) in least.items():
-        if not value >= bound:
-            raise UserError(f"{name} must be at least {bound}, got {value}")
+    check_least(least)
     if not 1 < dose < float("inf"):
         raise UserError(f"dose is a ratio of AEDP above 1, got {dose}")
 
@@ -105,7 +102,7 @@ def gradients(here: Setting, *, mse_weight: float = 1.0, n_steps: int = 40) -> p
 
 
 @torch.no_grad()
-def distance_losses(here: Setting, *, ratios: Sequence[float] = RATIOS) -> pd.DataFrame:
+def distance_losses(here: Setting, *, ratios: Sequence[float] = PAPER_SCALES) -> pd.DataFrame:
     """1 / AEDP and d_GW to the residual's arrangement as all codes are scaled about their mean.
 
     Columns AEDP (the ratio), 1 / AEDP (likewise), d_GW (squared; both arrangements in units of

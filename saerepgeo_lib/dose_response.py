@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saerepgeo_lib.edits import Edited, Kind, Setting, Shift, edit, squared_errors
+from saerepgeo_lib.edits import PAPER_SCALES, Edited, Kind, Setting, Shift, edit, squared_errors
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.interventions import (
     N_STEPS,
@@ -23,7 +23,6 @@ from saerepgeo_lib.points import NotEstimable
 from saerepgeo_lib.scaling import free_from, mean_error, outward
 from saerepgeo_lib.statistics import Estimate, correlation_within, jackknife
 
-PAPER_DOSES = (0.5, 0.8, 1.0, 1.2, 1.5)
 UNIFORM, ARRANGEMENT = "all codes scaled", "clusters moved outward"
 KINDS: tuple[Kind, ...] = ("free", "valid")
 PUSH = {"free": "pushed, free", "valid": "pushed, valid"}
@@ -60,7 +59,7 @@ def dose_response(
     prompt: Int[np.ndarray, " tokens"],
     fold: Int[np.ndarray, " tokens"],
     *,
-    doses: Sequence[float] = PAPER_DOSES,
+    doses: Sequence[float] = PAPER_SCALES,
     paths: Sequence[str] = PATHS,
     start: Shift | None = None,
     step: float = STEP,

@@ -26,6 +26,7 @@ from saerepgeo_lib.residuals import float64
 Kind = Literal["free", "valid"]
 Measure = Literal["own", "z-scored"]
 Shift = Float[Tensor, "clusters active"]
+PAPER_SCALES = (0.5, 0.8, 1.0, 1.2, 1.5)  # of separability [authors' notes]
 MIN_SPREAD = 1e-12
 RANK_TOLERANCE = 3e-5  # of singular values of the decoder, over the largest: float32 weights
 

@@ -1,7 +1,8 @@
 """Errors that a user can act on: what was expected, what came, what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(ValueError):
@@ -14,9 +15,9 @@ def nearest(name: str, valid: Iterable[str], *, n: int = 3) -> str:
     close = difflib.get_close_matches(name, names, n=n, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    shown = names[:20]
+    first = names[:20]
     more = "" if len(names) <= 20 else f" and {len(names) - 20} more"
-    return "valid: " + ", ".join(shown) + more
+    return "valid: " + ", ".join(first) + more
 
 
 def choose(kind: str, name: str, valid: Iterable[str]) -> str:
@@ -25,3 +26,16 @@ def choose(kind: str, name: str, valid: Iterable[str]) -> str:
     if name not in names:
         raise UserError(f"unknown {kind} {name!r}; {nearest(name, names)}")
     return name
+
+
+def check_least(given: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse parameters below their least values (NaN too): `{name: (value, least)}`."""
+    for name, (value, least) in given.items():
+        if not value >= least:
+            raise UserError(f"{name} must be at least {least}, got {value}")
+
+
+def quoted(value: Any, *, length: int = 60) -> str:
+    """A value as messages quote it: its `repr`, cut to `length` characters."""
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."

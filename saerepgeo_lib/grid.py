@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saerepgeo_lib.errors import UserError, nearest
+from saerepgeo_lib.errors import UserError, nearest, quoted
 from saerepgeo_lib.files import sha256_json
 from saerepgeo_lib.notebooks import find_notebook, read_parameters
 from saerepgeo_lib.parameters import Parameter, check_value, refuse_secret
@@ -198,4 +198,4 @@ def _kind(value: Any) -> str:
         return "nothing"
     if isinstance(value, (dict, list)):
         return ("a " if value else "an empty ") + ("list" if isinstance(value, list) else "mapping")
-    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    return quoted(value)

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from saerepgeo_lib.claims import NOTHING, paper_claims, verdicts_in_words
+from saerepgeo_lib.compare import n_concepts
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.pages import Page, plain
 
@@ -191,15 +192,15 @@ def _over_concepts(sweep: pd.DataFrame, labels: Sequence[str]) -> str:
         found = found_in_words(id, claims, labels) or "not in these runs"
         rows.append([_link(id), _tag(known), found])
     dates = sorted({f"{date:%Y-%m-%d}" for date in sweep["written"]})
-    n_concepts = sweep["concept"].str.removesuffix(" (entity)").nunique()
+    n = n_concepts(sweep["concept"])
     text = _SWEEP_TEXT.format(
         dates=" to ".join(dict.fromkeys([dates[0], dates[-1]])),
         runs=sweep["run"].nunique(),
-        concepts=n_concepts,
+        concepts=n,
         presets=", ".join(f"`{name}`" for name in sweep["preset"].unique()),
         path=_SWEEP,
     )
-    return "\n".join([f"## Over {n_concepts} concepts\n", text, _table(_SUMMARY, rows)])
+    return "\n".join([f"## Over {n} concepts\n", text, _table(_SUMMARY, rows)])
 
 
 def _link(id: str) -> str:

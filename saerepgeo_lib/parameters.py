@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.errors import UserError, quoted
 from saerepgeo_lib.strict_yaml import parse_yaml
 
 _SECRET_NAME = re.compile(r"token|secret|passw|credential|api_?key|private_?key", re.IGNORECASE)
@@ -59,7 +59,7 @@ def check_value(parameter: Parameter, value: Any, *, shown: str | None = None) -
     hold them. `shown` is the value as the user wrote it.
     """
     if not _is_type(value, parameter.type):
-        got = _short(repr(value) if shown is None else repr(shown))
+        got = quoted(value if shown is None else shown, length=80)
         raise UserError(
             f"parameter {parameter.name!r} is a {parameter.type} ({parameter.description}), "
             f"for example {json.dumps(parameter.default)}; got {got}"
@@ -98,7 +98,3 @@ def _as_type(value: Any, kind: str) -> Any:
     if kind.startswith("list["):
         return [_as_type(v, kind[5:-1]) for v in value]
     return float(value) if kind == "float" else value
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -79,6 +79,7 @@ def cone_frame(
     figure.set_layout_engine("none")  # which takes half the time
     cone = figure.add_axes((0.0, 0.0, 0.64, 1.0))
     bars = figure.add_axes((0.74, 0.12, 0.25, 0.74))
+    eigenvalues = np.round(eigenvalues, 9) + 0.0  # no -0.00
     turn = np.linspace(0, 2 * np.pi, 73)
     rim = np.stack([np.cos(turn), np.sin(turn), np.ones_like(turn)], axis=1)
     top = _seen(1.7 * rim)
@@ -107,7 +108,7 @@ def cone_frame(
         f"entries a = {a:.2f}, b = {b:.2f}, c = {c:.2f}; eigenvalues {eigenvalues[0]:.2f} and "
         f"{eigenvalues[1]:.2f}; rank {rank}, {where}"
     )
-    return Frame(figure, label, says.replace("-0.00", "0.00"))
+    return Frame(figure, label, says)
 
 
 def _seen(points: Float[np.ndarray, "*k 3"]) -> Float[np.ndarray, "*k 2"]:

@@ -8,12 +8,11 @@ import pandas as pd
 import torch
 
 from saerepgeo_lib.arrangements import aedp
-from saerepgeo_lib.edits import Measure, Setting, edit, mse, standardised
+from saerepgeo_lib.edits import PAPER_SCALES, Measure, Setting, edit, mse, standardised
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.noise_sweep import child_seed, stream
 
 N_ITERATES = 10
-PAPER_SCALES = (0.5, 0.8, 1.0, 1.2, 1.5)
 MEASURES: tuple[Measure, ...] = ("own", "z-scored")
 
 

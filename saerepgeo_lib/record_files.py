@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.errors import UserError, quoted
 from saerepgeo_lib.files import read_json
 
 RECORD_VERSION = 1
@@ -32,11 +32,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     record = read_json(path)
     if not isinstance(record, dict):
-        raise UserError(f"{path} is no record: expected an object, got {_shown(record)}")
+        raise UserError(f"{path} is no record: expected an object, got {quoted(record)}")
     version = record.get("version")
     if type(version) is not int or version != RECORD_VERSION:
         raise UserError(
-            f"{path} is a record of version {_shown(version)}, expected {RECORD_VERSION}; "
+            f"{path} is a record of version {quoted(version)}, expected {RECORD_VERSION}; "
             "run its notebook again"
         )
     _check(record, _PARTS, path)
@@ -47,10 +47,10 @@ def read_record(path: Path) -> dict[str, Any]:
     for name, stage in run["stages"].items():
         place = f"{path}: run.stages.{name}"
         if not isinstance(stage, dict):
-            raise UserError(f"{place}: expected an object, got {_shown(stage)}")
+            raise UserError(f"{place}: expected an object, got {quoted(stage)}")
         for key in ("seconds", "process_peak_mib"):
             if not _is(stage.get(key), (int, float)) or stage[key] < 0:
-                raise UserError(f"{place}.{key}: expected a number, got {_shown(stage.get(key))}")
+                raise UserError(f"{place}.{key}: expected a number, got {quoted(stage.get(key))}")
     return record
 
 
@@ -59,18 +59,18 @@ def _check(value: dict[str, Any], parts: dict[str, type], where: Path | str) -> 
         if key not in value:
             raise UserError(f"{where} has no {key!r}; it is cut short or no record")
         if not _is(value[key], (kind,)):
-            raise UserError(f"{where}.{key}: expected {kind.__name__}, got {_shown(value[key])}")
+            raise UserError(f"{where}.{key}: expected {kind.__name__}, got {quoted(value[key])}")
 
 
 def _check_claim(claim: Any, where: str) -> None:
     if not isinstance(claim, dict) or set(claim) != set(CLAIM_FIELDS):
         raise UserError(
-            f"{where}: expected the keys {', '.join(CLAIM_FIELDS)}, got {_shown(claim)}"
+            f"{where}: expected the keys {', '.join(CLAIM_FIELDS)}, got {quoted(claim)}"
         )
     for key, kinds in CLAIM_FIELDS.items():
         if not _is(claim[key], kinds):
             expected = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-            raise UserError(f"{where}.{key}: expected {expected}, got {_shown(claim[key])}")
+            raise UserError(f"{where}.{key}: expected {expected}, got {quoted(claim[key])}")
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:
@@ -78,8 +78,3 @@ def _is(value: Any, kinds: tuple[type, ...]) -> bool:
     if type(value) is int and not -(2**63) <= value < 2**63:
         return False
     return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -241,9 +241,8 @@ def _execute(
     text = _load(source, source.stat().st_size, source.stat().st_mtime_ns)[1]
     pair.write_text(text, encoding="utf-8")
     kernel = {"folder": str(cwd), "variables": {RECORD_VARIABLE: str(record.resolve())}}
-    options = {"config": Config({"KernelManager": kernel}), "progress_bar": progress}
     try:
-        _papermill(pair, executed, parameters, options)
+        _papermill(pair, executed, parameters, kernel=kernel, progress=progress)
     except PapermillExecutionError as error:
         if error.ename == UserError.__name__:
             raise UserError(error.evalue) from None
@@ -266,8 +265,9 @@ def _execute(
 
 
 def _papermill(
-    source: Path, executed: Path, parameters: dict[str, Any], options: dict[str, Any]
-) -> None:
+    source: Path, executed: Path, parameters: dict[str, Any], *, kernel: dict[str, Any],
+    progress: bool,
+) -> None:  # fmt: skip
     """papermill, begun again if the kernel dies before its first answer.
 
     Kernels that start at once may be given the same port; no cell was executed then.
@@ -276,7 +276,8 @@ def _papermill(
         try:
             papermill.execute_notebook(
                 str(source), str(executed), parameters, kernel_name="python3", log_output=False,
-                kernel_manager_class=KernelManager, **options,
+                kernel_manager_class=KernelManager, config=Config({"KernelManager": kernel}),
+                progress_bar=progress,
             )  # fmt: skip
             return
         except RuntimeError as error:

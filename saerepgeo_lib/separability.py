@@ -17,7 +17,7 @@ from saerepgeo_lib.claims import NOTHING
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE
 from saerepgeo_lib.decoding import to_residual
 from saerepgeo_lib.edits import Kind, Measure, Setting, Shift, edit, mse, setting_of
-from saerepgeo_lib.errors import UserError, choose
+from saerepgeo_lib.errors import UserError, check_least, choose
 from saerepgeo_lib.interventions import N_STEPS, OBJECTIVES, STEP, Path
 from saerepgeo_lib.latents import as_points
 from saerepgeo_lib.local_representations import cluster_pca, space_of
@@ -59,9 +59,7 @@ def check_parameters(
     least = {"min_cluster_size": (min_cluster_size, 2), "mse_weight": (mse_weight, 0),
              "n_steps": (n_steps, 2), "n_bootstrap": (n_bootstrap, 40), "n_groups": (n_groups, 3),
              "n_walks": (n_walks, 1)}  # fmt: skip
-    for name, (value, bound) in least.items():
-        if not value >= bound:
-            raise UserError(f"{name} must be at least {bound}, got {value}")
+    check_least(least)
     if not 0 < step < float("inf"):
         raise UserError(f"step must be a positive number, got {step}")
 

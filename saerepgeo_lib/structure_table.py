@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE, Labels
-from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.errors import UserError, check_least
 from saerepgeo_lib.latents import as_points, encode
 from saerepgeo_lib.local_representations import Space, space_of
 from saerepgeo_lib.models import best_device
@@ -31,9 +31,7 @@ def check_parameters(
     least = {"n_umap_concepts": (n_umap_concepts, 0), "min_cluster_size": (min_cluster_size, 2),
              "n_groups": (n_groups, 3), "n_random": (n_random, 1),
              "n_seeds": (n_seeds, 2)}  # fmt: skip
-    for name, (value, bound) in least.items():
-        if value < bound:
-            raise UserError(f"{name} must be at least {bound}, got {value}")
+    check_least(least)
 
 
 @dataclass(frozen=True)

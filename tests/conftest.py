@@ -40,7 +40,7 @@ def days(minilm):
 
 
 @pytest.fixture
-def stub_folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """A folder with a notebook that does next to nothing."""
     monkeypatch.setenv("CI", "true")
     write_stub(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -101,18 +102,18 @@ def finished(out):
     return found
 
 
-def start_sweep(grid, out, *options, **popen):
-    """`saerepgeo sweep` in a process of its own."""
+def start_sweep(grid, out, *options, file_size=resource.RLIM_INFINITY, **popen):
+    """`saerepgeo sweep` in a process of its own, whose files take at most `file_size` bytes."""
+
+    def prepare():  # a shell's background job ignores Ctrl-C, and so do its children unless told
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+
     command = [sys.executable, "-m", "saerepgeo_lib.cli", "sweep", str(grid), "-o", str(out)]
     return subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "CI": "true"}, preexec_fn=_answer_ctrl_c, **popen,
+        env={**os.environ, "CI": "true"}, preexec_fn=prepare, **popen,
     )  # fmt: skip
-
-
-def _answer_ctrl_c():
-    """A shell's background job ignores Ctrl-C, and so do its children unless told otherwise."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def workers(process):

@@ -63,6 +63,24 @@ def test_a_claim_without_a_record_stops_the_build_before_anything_is_rendered(pl
         book.stage_book(root, stage, ["notebooks/small"])
 
 
+def test_a_book_that_cannot_be_rendered_leaves_the_last_one(tmp_path):
+    html, stage = tmp_path / "_build" / "html", tmp_path / "stage"
+    html.mkdir(parents=True)
+    (html / "index.html").write_text("the last good one")
+    stage.mkdir()
+    (stage / "_config.yml").write_text("title: small")
+    (stage / "_toc.yml").write_text("format: jb-book\nroot: absent")
+    with pytest.raises(UserError, match="refused to build"):
+        book._render(stage, ["absent"], tmp_path)
+    (stage / "absent.md").write_text("# Here\n")
+    with pytest.raises(UserError, match="missing from the built book: more"):
+        book._render(stage, ["absent", "more"], tmp_path)
+    assert (html / "index.html").read_text() == "the last good one"
+    assert [path.name for path in html.parent.iterdir() if path.name.startswith("html")] == ["html"]
+    book._render(stage, ["absent"], tmp_path)
+    assert (html / "absent.html").is_file() and not (html.parent / "html.last").exists()
+
+
 def test_the_zip_is_the_same_for_the_same_pages(tmp_path):
     for name in ("one", "two"):
         html = tmp_path / name

@@ -10,8 +10,8 @@ from planted_codes import random_setting, simplex_setting
 
 from saerepgeo_lib import differences, differences_verdict
 from saerepgeo_lib.cli import main
-from saerepgeo_lib.differences import CONTENT, EVERY, PADDED, RATIOS
-from saerepgeo_lib.edits import edit, mse, standardised
+from saerepgeo_lib.differences import CONTENT, EVERY, PADDED
+from saerepgeo_lib.edits import PAPER_SCALES, edit, mse, standardised
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import data_dir, read_json
 from saerepgeo_lib.noise_sweep import RESIDUAL
@@ -47,10 +47,10 @@ def test_one_over_aedp_falls_where_the_true_distance_has_its_least_value():
     """Two arrangements that are the same simplex: d_GW is 0 at scale 1, and of shapes always."""
     here = simplex_setting(k=5)
     found = differences.distance_losses(here)
-    np.testing.assert_allclose(found["AEDP"], RATIOS)
+    np.testing.assert_allclose(found["AEDP"], PAPER_SCALES)
     np.testing.assert_allclose(found["1 / AEDP"] * found["AEDP"], 1)
     # All distances are 1 in units of AEDP, so the squared difference is (1 - rho)^2 off-diagonal.
-    np.testing.assert_allclose(found["d_GW"], (1 - np.array(RATIOS)) ** 2 * 4 / 5, atol=1e-9)
+    np.testing.assert_allclose(found["d_GW"], (1 - np.array(PAPER_SCALES)) ** 2 * 4 / 5, atol=1e-9)
     np.testing.assert_allclose(found["d_GW of shapes"], 0, atol=1e-9)
     ends = pd.DataFrame({"SAE": ["s"], "procedure": [differences.GW], "AEDP": [1.0]})
     said = differences_verdict.said_of_distance(found.assign(SAE="s"), ends)

@@ -36,7 +36,7 @@ EXPLAINED = {
     },
     "intervention": {
         "up to 1.5 and down to 0.5": "separability",
-        "at 0.5, 0.8, 1, 1.2 and 1.5": "dose_response",
+        "at 0.5, 0.8, 1, 1.2 and 1.5": "edits",
         "it lies between 1.1 and 1.2": CAPTIONS,
         "within 2 % of 1": CAPTIONS,
         "near 0.5": CAPTIONS,
@@ -76,7 +76,7 @@ EXPLAINED = {
     "whose_is_what": {
         "Noise levels 0, 0.02": "noise_sweep",
         "UMAP to 50 dimensions": "local_representations",
-        "scale factors 0.5 to 1.5": "dose_response",
+        "scale factors 0.5 to 1.5": "edits",
     },
 }
 

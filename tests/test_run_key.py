@@ -8,11 +8,6 @@ from saerepgeo_lib import run_key, runner
 from saerepgeo_lib.errors import UserError
 
 
-@pytest.fixture
-def folder(stub_folder):
-    return stub_folder
-
-
 def test_only_modules_that_a_notebook_needs_count(folder, monkeypatch):
     library = folder / "saerepgeo_lib"
     library.mkdir()

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -33,11 +32,6 @@ from saerepgeo_lib.grid import read_grid
 from saerepgeo_lib.sweep import _result, drive, execute, local_client, local_settings
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture
-def folder(stub_folder):
-    return stub_folder
 
 
 def run(grid, out, *options):
@@ -205,11 +199,7 @@ def test_two_sweeps_in_one_folder_share_the_work(folder):
 def test_a_disk_that_takes_no_more_fails_its_runs_and_keeps_the_others(folder):
     """A limit on the size of files stands for the disk: one run prints more than fits."""
     out, grid = folder / "o", write_grid(folder, runs=[{"n": 0}, {"n": 1, "fault": "print"}])
-    limit = (30_000, 30_000)
-    sweep = start_sweep(
-        grid, out, "--workers", "1",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
-    )  # fmt: skip
+    sweep = start_sweep(grid, out, "--workers", "1", file_size=30_000)
     status, text, error = ended(sweep)
     assert status == 1, error
     assert "1 executed, 0 found, 1 failed" in text and "File too large" in text
