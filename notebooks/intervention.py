@@ -62,10 +62,11 @@ from saerepgeo_lib import (
     separability,
 )
 from saerepgeo_lib.claims import NOTHING, reported_against_found
+from saerepgeo_lib.cores import workers
 from saerepgeo_lib.dose_response import LEAST, PUSH
 from saerepgeo_lib.edits import PAPER_SCALES, mse
 from saerepgeo_lib.latents import encode
-from saerepgeo_lib.noise_sweep import child_seed, workers
+from saerepgeo_lib.noise_sweep import child_seed
 from saerepgeo_lib.records import Record
 from saerepgeo_lib.subject import load_subject
 

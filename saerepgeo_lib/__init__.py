@@ -3,7 +3,7 @@
 The modules stand in the order in which data flows, and each imports only from those before it:
 
 prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> subject
--> points -> latents -> tensors, ranks
+-> points -> latents -> noisy_codes, tensors, ranks
 -> noise_sweep -> statistics, claims -> stratification (Case 1)
 -> dimension, clusters -> arrangements (estimators of Cases 2 and 3)
 -> local_representations -> structure, structure_verdict, structure_table (Case 2)
@@ -15,6 +15,6 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> s
 -> grid, sweep, collect, compare (many runs, one table)
 -> pages -> ledger, figure_index, page_header, glossary -> book, book_zip, cli
 
-`corpus` and `training` make the shipped autoencoders; `errors`, `files`, `strict_yaml` and
-`record_files` serve all.
+`corpus` and `training` make the shipped autoencoders; `cores`, `errors`, `files`, `strict_yaml`
+and `record_files` serve all.
 """

@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 
 from saerepgeo_lib import clusters, dimension, synthetic
 from saerepgeo_lib.claims import Claim, Verdict
+from saerepgeo_lib.cores import workers
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.latents import encode
-from saerepgeo_lib.noise_sweep import RESIDUAL, randomized, stream, workers
+from saerepgeo_lib.noise_sweep import RESIDUAL, randomized, stream
 from saerepgeo_lib.points import Points
 from saerepgeo_lib.ranks import (
     RULES,

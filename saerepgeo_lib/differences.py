@@ -20,11 +20,12 @@ from torch import Tensor
 from saerepgeo_lib import interventions, random_walk
 from saerepgeo_lib.arrangements import aedp, gw_cost, gw_coupling
 from saerepgeo_lib.clusters import Labels, n_clusters
+from saerepgeo_lib.cores import workers
 from saerepgeo_lib.edits import PAPER_SCALES, Edited, Kind, Setting, edit, mse, standardised
 from saerepgeo_lib.errors import UserError, check_least
 from saerepgeo_lib.latents import as_points
 from saerepgeo_lib.local_representations import cluster_pca, space_of, stability
-from saerepgeo_lib.noise_sweep import RESIDUAL, stream, workers
+from saerepgeo_lib.noise_sweep import RESIDUAL, stream
 from saerepgeo_lib.points import Points
 from saerepgeo_lib.prompts import names_in
 from saerepgeo_lib.random_walk import MEASURES

@@ -1,5 +1,6 @@
 """Residuals to latents, in batches sized to a memory budget, kept on the active features."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,15 +37,25 @@ def encode(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMOR
     features in use, not with the width of the SAE.
     """
     size = max(1, memory_budget // (sae.cfg.d_sae * x.element_size()))
-    parts = []
-    for rows in batches_of(len(x), size):
-        z = sae.encode(x[rows])
-        active = z.any(0).nonzero()[:, 0]
-        parts.append((z[:, active], active))
-    features = torch.unique(torch.cat([active for _, active in parts]))
-    values = torch.zeros(len(x), len(features), dtype=parts[0][0].dtype, device=x.device)
-    for rows, (z, active) in zip(batches_of(len(x), size), parts, strict=True):
-        values[rows, torch.searchsorted(features, active)] = z
+    parts = batches_of(len(x), size)
+    return join([in_use(sae.encode(x[rows])) for rows in parts], parts)
+
+
+def in_use(z: Float[Tensor, "tokens F"]) -> Codes:
+    """Dense latents without the columns that are zero for every token."""
+    features = (z.abs().amax(0) != 0).nonzero()[:, 0]
+    return Codes(z.index_select(1, features), features)
+
+
+def join(codes: Sequence[Codes], parts: Sequence[slice]) -> Codes:
+    """The codes of several parts of the tokens as one."""
+    if len(codes) == 1:
+        return codes[0]
+    features = torch.unique(torch.cat([part.features for part in codes]))
+    first = codes[0].values
+    values = first.new_zeros(sum(len(part.values) for part in codes), len(features))
+    for rows, part in zip(parts, codes, strict=True):
+        values[rows, torch.searchsorted(features, part.features)] = part.values
     return Codes(values, features)
 
 
@@ -53,16 +64,6 @@ def as_points(sae: Any, x: Float[Tensor, "tokens d"]) -> Float[np.ndarray, "toke
     kept, position = twins(x.cpu().numpy())
     values: np.ndarray = encode(sae, x[torch.from_numpy(kept)]).values.double().cpu().numpy()
     return values[position]
-
-
-def difference(a: Codes, b: Codes) -> Float[Tensor, "tokens active"]:
-    """`a - b` on the union of their active features."""
-    features = torch.unique(torch.cat([a.features, b.features]))
-    left, right = float64(a.values), float64(b.values)
-    out = left.new_zeros(len(left), len(features))
-    out[:, torch.searchsorted(features, a.features).to(out.device)] = left
-    out[:, torch.searchsorted(features, b.features).to(out.device)] -= right
-    return out
 
 
 @torch.no_grad()

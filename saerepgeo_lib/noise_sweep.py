@@ -3,25 +3,25 @@
 One noise draw per seed serves all levels, so a profile changes with the level alone.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from saerepgeo_lib.cores import Workers, workers
 from saerepgeo_lib.errors import UserError, choose
-from saerepgeo_lib.latents import Codes, difference, encode
-from saerepgeo_lib.residuals import NoiseScaling, Residuals, add_noise, rms
+from saerepgeo_lib.latents import Codes
+from saerepgeo_lib.noisy_codes import NoisyCodes
+from saerepgeo_lib.residuals import NoiseScaling, Residuals, draw_noise, rms
 from saerepgeo_lib.saes import random_sae
-from saerepgeo_lib.tensors import MODES, aligned_rows, modal_norms, modal_spectra
+from saerepgeo_lib.tensors import MODES, aligned_rows, difference, modal_norms, modal_spectra
 
 RESIDUAL = "residual"
 _STREAMS = {"noise": 0, "encoder": 1, "permutation": 2}
@@ -74,8 +74,31 @@ class Sweep:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The representations, in the order in which they were computed."""
+        """The representations: residual, SAEs, their random encoders, their permuted latents."""
         return tuple(self.active)
+
+    def make_room(self, label: str) -> None:
+        """Zeros for a representation."""
+        p, t = self.tensor_shape
+        grid = len(self.levels), len(self.seeds)
+        self.active[label], self.l0[label] = np.zeros(grid), np.zeros(grid)
+        for mode, n in {1: p, 2: t, 3: p * t}.items():
+            self.spectra[label, mode] = np.zeros((*grid, n))
+            self.shift[label, mode] = np.zeros(grid)
+            self.shapes[label, mode] = (0, 0)
+
+    def store(self, label: str, s: int, points: Sequence["_Point"]) -> None:
+        """The measurements of one seed at all levels, into column `s`."""
+        for i, point in enumerate(points):
+            self.active[label][i, s], self.l0[label][i, s] = len(point.features), point.l0
+            for mode, spectrum in point.spectra.items():
+                self.spectra[label, mode][i, s, : len(spectrum)] = spectrum
+                self.shift[label, mode][i, s] = point.norms[mode]
+        p, t = self.tensor_shape
+        ever = len(np.unique(np.concatenate([point.features for point in points])))
+        ever = max(ever, self.shapes[label, 3][0])
+        self.shapes |= {(label, 1): (p, t * ever), (label, 2): (t, p * ever)}
+        self.shapes[label, 3] = (ever, p * t)
 
 
 def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
@@ -109,90 +132,129 @@ def sweep(
     levels = check_levels(levels)
     choose("noise scaling", scaling, ("relative", "absolute"))
     seeds = tuple(dict.fromkeys(seeds))
-    if len(seeds) < 2:
-        raise UserError("give at least two different seeds: an interval needs them")
+    if not seeds:
+        raise UserError("give at least one seed (and two or more for an interval)")
     for label in sparse:
         choose("sparse SAE", label, saes)
     rows = aligned_rows(residuals, max_slots=max_slots)
     x = residuals.x[rows.flatten()]
     sigma = rms(residuals.x) if scaling == "relative" else 1.0
     result = Sweep(levels, seeds, sigma, (rows.shape[0], rows.shape[1]))
-    l0 = {label: max(1, round(encode(saes[label], x).l0)) for label in sparse}
-
-    def at_level(level: float, seed: int, nulls: Mapping[str, Any]) -> dict[str, Codes]:
-        generator = stream(seed, "noise")
-        noisy = add_noise(x, level * sigma, scaling="absolute", generator=generator)
-        codes = {RESIDUAL: Codes(noisy, torch.arange(noisy.shape[1], device=x.device))}
-        return codes | {label: encode(sae, noisy) for label, sae in {**saes, **nulls}.items()}
-
-    with workers() as pool:
-        for s, seed in enumerate(tqdm(seeds, desc=description, unit="seed", leave=False)):
-            generator = stream(seed, "encoder")
-            nulls = {
-                randomized(label): random_sae(saes[label], l0=l0[label], generator=generator)
-                for label in sparse
-            }
-            sequence = list(pool.map(partial(at_level, seed=seed, nulls=nulls), levels))
-            for label in sparse:
-                shuffled = _permute([codes[label] for codes in sequence], seed)
-                for codes, null in zip(sequence, shuffled, strict=True):
-                    codes[permuted(label)] = null
-            _store(result, s, sequence, pool)
+    for label in (RESIDUAL, *saes, *map(randomized, sparse), *map(permuted, sparse)):
+        result.make_room(label)
+    every = range(len(seeds))
+    n_passes = (1 + len(saes) + len(sparse)) * len(seeds)
+    with workers() as pool, tqdm(total=n_passes, desc=description, leave=False) as bar:
+        run = partial(_run, result, pool=pool, bar=bar)
+        run([RESIDUAL], _Unencoded(x), every)
+        for label, sae in saes.items():
+            labels = [label, permuted(label)] if label in sparse else [label]
+            run(labels, NoisyCodes(sae, x, pool=pool), every)
+        for label in sparse:
+            l0 = max(1, round(result.l0[label][0, 0]))
+            for s in every:
+                encoder = random_sae(saes[label], l0=l0, generator=stream(seeds[s], "encoder"))
+                run([randomized(label)], NoisyCodes(encoder, x, pool=pool), [s])
     return result
 
 
-@contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread a core, each single-threaded in torch: twice as fast on many small matrices."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(max_workers=n_threads) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(n_threads)
+@dataclass(frozen=True)
+class _Unencoded:
+    """The residual stream in the place of latents."""
+
+    x: Float[Tensor, "tokens d"]
+
+    def clean(self) -> Codes:
+        return Codes(self.x, torch.arange(self.x.shape[1], device=self.x.device))
+
+    def along(self, noise: Float[Tensor, "tokens d"]) -> Callable[[float], Codes]:
+        features = self.clean().features
+        return lambda scale: Codes(torch.add(self.x, noise, alpha=scale), features)
 
 
-def _permute(sequence: list[Codes], seed: int) -> list[Codes]:
-    """Each feature permuted over the tokens, in the same way at every level."""
-    features = torch.unique(torch.cat([codes.features for codes in sequence]))
-    generator = stream(seed, "permutation")
-    keys = torch.rand(len(sequence[0].values), len(features), generator=generator)
-    orders = keys.argsort(0).to(features.device)
+@dataclass(frozen=True)
+class _Point:
+    """What a sweep keeps of one representation at one level and seed."""
+
+    spectra: dict[int, Float[np.ndarray, " k"]]
+    norms: dict[int, float]
+    features: Int[np.ndarray, " active"]
+    l0: float
+
+
+def _run(
+    result: Sweep,
+    labels: Sequence[str],
+    encoder: NoisyCodes | _Unencoded,
+    columns: Iterable[int],
+    *,
+    pool: Workers,
+    bar: "tqdm[Any]",
+) -> None:
+    """One encoder at all levels for the seeds in `columns`; a second label is its permuted null.
+
+    A core works on one level at a time, so that memory grows neither with levels nor with seeds.
+    """
+    n_slots = result.tensor_shape[1]
+    scales = [level * result.sigma for level in result.levels[1:]]
+    clean = encoder.clean()
+    start = _point(clean, clean, n_slots)
+    for s in columns:
+        codes_at = encoder.along(draw_noise(encoder.x, stream(result.seeds[s], "noise")))
+        nulls = [_Permuted(clean, stream(result.seeds[s], "permutation")) for _ in labels[1:]]
+        measure = partial(_measure, codes_at, clean, nulls, n_slots)
+        starts = [start, *(_point(null.clean, null.clean, n_slots) for null in nulls)]
+        found = zip(starts, *pool.map(measure, scales), strict=True)
+        for label, points in zip(labels, found, strict=True):
+            result.store(label, s, points)
+        bar.update()
+
+
+def _measure(
+    codes_at: Callable[[float], Codes],
+    clean: Codes,
+    nulls: Sequence["_Permuted"],
+    n_slots: int,
+    scale: float,
+) -> list[_Point]:
+    codes = codes_at(scale)
     return [
-        Codes(c.values.gather(0, orders[:, torch.searchsorted(features, c.features)]), c.features)
-        for c in sequence
+        _point(codes, clean, n_slots),
+        *(_point(null(codes), null.clean, n_slots) for null in nulls),
     ]
 
 
-def _store(
-    result: Sweep, s: int, sequence: list[dict[str, Codes]], pool: ThreadPoolExecutor
-) -> None:
-    """Spectra, shifts and counts of one seed's codes at all levels, into column `s`."""
-    p, t = result.tensor_shape
-    n_values = {1: p, 2: t, 3: p * t}
-    grid = (len(result.levels), len(result.seeds))
+def _point(codes: Codes, clean: Codes, n_slots: int) -> _Point:
+    norms = dict.fromkeys(MODES, 0.0)
+    if codes is not clean:
+        norms = modal_norms(difference(codes, clean), n_slots)
+    spectra = modal_spectra(codes.values, n_slots)
+    return _Point(
+        {mode: found.cpu().numpy() for mode, found in spectra.items()}, norms,
+        codes.features.cpu().numpy(), codes.l0,
+    )  # fmt: skip
 
-    def measure(item: tuple[int, str]) -> tuple[dict[int, Tensor], dict[int, float]]:
-        i, label = item
-        codes = sequence[i][label]
-        norms = dict.fromkeys(MODES, 0.0)
-        if i > 0:
-            norms = modal_norms(difference(codes, sequence[0][label]), t)
-        return modal_spectra(codes.values, t), norms
 
-    items = list(itertools.product(range(len(sequence)), sequence[0]))
-    for (i, label), (spectra, norms) in zip(items, pool.map(measure, items), strict=True):
-        codes = sequence[i][label]
-        result.active.setdefault(label, np.zeros(grid))[i, s] = len(codes.features)
-        result.l0.setdefault(label, np.zeros(grid))[i, s] = codes.l0
-        for mode, k in n_values.items():
-            key = label, mode
-            spectrum = spectra[mode].cpu().numpy()
-            result.spectra.setdefault(key, np.zeros((*grid, k)))[i, s, : len(spectrum)] = spectrum
-            result.shift.setdefault(key, np.zeros(grid))[i, s] = norms[mode]
-    for label in sequence[0]:
-        ever = len(torch.unique(torch.cat([codes[label].features for codes in sequence])))
-        ever = max(ever, result.shapes.get((label, 3), (0, 0))[0])
-        result.shapes |= {(label, 1): (p, t * ever), (label, 2): (t, p * ever)}
-        result.shapes[label, 3] = (ever, p * t)
+class _Permuted:
+    """Each feature permuted over the tokens, in the same way whatever else is in use."""
+
+    def __init__(self, clean: Codes, generator: torch.Generator) -> None:
+        self._key = int(torch.randint(2**62, (), generator=generator))
+        self._orders: dict[int, Int[np.ndarray, " tokens"]] = {}
+        self._lock = Lock()
+        self.clean = self(clean)
+
+    def __call__(self, codes: Codes) -> Codes:
+        with self._lock:
+            orders = [self._order(f, len(codes.values)) for f in codes.features.tolist()]
+        places = torch.from_numpy(np.stack(orders)).to(codes.values.device)
+        token, column = codes.values.nonzero(as_tuple=True)
+        values = torch.zeros_like(codes.values)
+        values[places[column, token].long(), column] = codes.values[token, column]
+        return Codes(values, codes.features)
+
+    def _order(self, feature: int, n_tokens: int) -> Int[np.ndarray, " tokens"]:
+        if feature not in self._orders:
+            bits = np.random.Philox(key=np.array([self._key, feature], np.uint64))
+            self._orders[feature] = np.random.Generator(bits).permutation(n_tokens).astype(np.int32)
+        return self._orders[feature]

@@ -83,17 +83,24 @@ def run_to_hook(
 def compute_residuals(model: Any, tokens: Tokens, hook: str, *, batch_size: int = 64) -> Residuals:
     """The residual stream at `hook` for the content tokens of all prompts.
 
-    Each prompt passes through the model once: noise levels and seeds never run it again. Tokens in
-    the same context get the same vector, to the last bit: left to rounding, copies would look like
-    very dense clusters.
+    Each prompt passes through the model once: noise levels and seeds never run it again, and a
+    causal model reads no further than the last token that counts. Tokens in the same context get
+    the same vector, to the last bit: left to rounding, copies would look like very dense clusters.
     """
-    parts = []
-    for rows in torch.arange(len(tokens.ids)).split(batch_size):
-        width = int(tokens.attention[rows].sum(1).max())
+    causal = is_causal(model)
+    positions = torch.arange(1, tokens.ids.shape[1] + 1)
+    needed = ((tokens.content if causal else tokens.attention) * positions).amax(1)
+    place = (tokens.content.flatten().cumsum(0) - 1).view_as(tokens.ids)
+    places, parts = [], []
+    for rows in needed.argsort(stable=True).split(batch_size):  # alike in length: little padding
+        width = int(needed[rows].max())
         x = run_to_hook(model, tokens.ids[rows, :width], tokens.attention[rows, :width], hook)
-        parts.append(x[tokens.content[rows, :width].to(x.device)].float())
+        content = tokens.content[rows, :width]
+        parts.append(x[content.to(x.device)].float())
+        places.append(place[rows, :width][content])
+    back = torch.cat(places).argsort()
+    first = back[_first_in_context(tokens, causal=causal)]
     prompt, position = tokens.content.nonzero(as_tuple=True)
-    first = _first_in_context(tokens, causal=is_causal(model))
     return Residuals(torch.cat(parts)[first], prompt, position, tokens.entity[tokens.content])
 
 
@@ -133,8 +140,14 @@ def add_noise(
     choose("noise scaling", scaling, ("relative", "absolute"))
     if not level >= 0 or level == float("inf"):
         raise UserError(f"a noise level is a finite number >= 0, got {level}")
-    eps = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
-    return x + level * (rms(x) if scaling == "relative" else 1.0) * eps
+    return x + level * (rms(x) if scaling == "relative" else 1.0) * draw_noise(x, generator)
+
+
+def draw_noise(
+    x: Float[Tensor, "tokens d"], generator: torch.Generator
+) -> Float[Tensor, "tokens d"]:
+    """Standard normal noise for `x`, the same on every device (from a CPU generator)."""
+    return torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
 
 
 def batches_of(n: int, size: int) -> Sequence[slice]:

@@ -15,13 +15,14 @@ from tqdm.auto import tqdm
 from saerepgeo_lib import downstream, interventions
 from saerepgeo_lib.claims import NOTHING
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE
+from saerepgeo_lib.cores import workers
 from saerepgeo_lib.decoding import to_residual
 from saerepgeo_lib.edits import Kind, Measure, Setting, Shift, edit, mse, setting_of
 from saerepgeo_lib.errors import UserError, check_least, choose
 from saerepgeo_lib.interventions import N_STEPS, OBJECTIVES, STEP, Path
 from saerepgeo_lib.latents import as_points
 from saerepgeo_lib.local_representations import cluster_pca, space_of
-from saerepgeo_lib.noise_sweep import stream, workers
+from saerepgeo_lib.noise_sweep import stream
 from saerepgeo_lib.points import NotEstimable
 from saerepgeo_lib.prompts import Concept, names_in
 from saerepgeo_lib.residuals import Residuals

@@ -21,9 +21,10 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from saerepgeo_lib import arrangements, dimension
 from saerepgeo_lib.clusters import MIN_CLUSTER_SIZE, Labels, h0_components, n_clusters
+from saerepgeo_lib.cores import workers
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.local_representations import Embedding, Space, cluster_pca, stability
-from saerepgeo_lib.noise_sweep import RESIDUAL, workers
+from saerepgeo_lib.noise_sweep import RESIDUAL
 from saerepgeo_lib.points import NotEstimable, Points, rms_radius
 from saerepgeo_lib.prompts import Concept
 from saerepgeo_lib.residuals import Residuals

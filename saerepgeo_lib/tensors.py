@@ -2,10 +2,11 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.latents import Codes
 from saerepgeo_lib.residuals import Residuals, float64
 
 MODES = {1: "prompt", 2: "token", 3: "feature"}
@@ -73,16 +74,46 @@ def latent_tensor(values: Float[Tensor, "tokens F"], n_slots: int) -> Float[Tens
     return rearrange(values, "(prompt token) feature -> prompt token feature", token=n_slots)
 
 
+def merged(values: Float[Tensor, "tokens F"]) -> Float[Tensor, "tokens columns"]:
+    """The features with parallel ones merged: those in use at one and the same token only.
+
+    A rotation among parallel features leaves all three spectra as they are. Most features of sparse
+    codes are such ones, so few columns are left.
+    """
+    used = (values != 0).to(values)
+    n_used = used.sum(0)
+    lone = n_used == 1
+    token = (torch.arange(len(values)).to(values) @ used)[lone].long()  # of each lone feature
+    own = float64(values.sum(0)[lone]).square()  # its only value
+    own = own.new_zeros(len(values)).index_add(0, token.to(own.device), own).sqrt()
+    several = values.index_select(1, (n_used > 1).nonzero()[:, 0])
+    return torch.cat([float64(several), torch.diag(own)[:, own > 0]], 1)
+
+
+def difference(a: Codes, b: Codes) -> Float[Tensor, "tokens columns"]:
+    """`a - b` up to a rotation of its features: those in both, then the others `merged`.
+
+    So its unfoldings have the singular values of `a - b`, in fewer columns.
+    """
+    in_a, in_b = torch.isin(a.features, b.features), torch.isin(b.features, a.features)
+    both = float64(_columns(a, in_a)) - float64(_columns(b, in_b))
+    return torch.cat([both, merged(_columns(a, ~in_a)), merged(_columns(b, ~in_b))], 1)
+
+
+def _columns(codes: Codes, chosen: Bool[Tensor, " active"]) -> Float[Tensor, "tokens some"]:
+    return codes.values.index_select(1, chosen.nonzero()[:, 0])
+
+
 def modal_spectra(
     values: Float[Tensor, "tokens F"], n_slots: int
 ) -> dict[int, Float[Tensor, " k"]]:
     """Singular values of the three unfoldings of the tensor with these rows, by mode.
 
-    Many features are first rotated into as many as there are tokens (Z = core x_3 Q with
+    Many features are first merged and rotated into as many as there are tokens (Z = core x_3 Q with
     orthonormal Q from one QR), which leaves all three spectra as they are; so no problem grows
     beyond tokens x tokens.
     """
-    z = float64(values)
+    z = merged(values)
     if z.shape[1] > z.shape[0]:
         z = torch.linalg.qr(z.T, mode="r").R.T
     tensor = latent_tensor(z, n_slots)
@@ -95,7 +126,7 @@ def modal_norms(values: Float[Tensor, "tokens F"], n_slots: int) -> dict[int, fl
     From the tokens' Gram matrix, whose blocks sum to the Gram matrices of modes 1 and 2; the
     largest eigenvalue loses no digits to squaring.
     """
-    z = float64(values)
+    z = merged(values)
     gram = rearrange(z @ z.T, "(p t) (q u) -> p t q u", t=n_slots, u=n_slots)
     grams = {
         1: gram.diagonal(dim1=1, dim2=3).sum(-1),

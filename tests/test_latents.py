@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from saerepgeo_lib.latents import Codes, difference, encode, fvu
+from saerepgeo_lib.latents import encode, fvu
 
 
 def dense(codes, width):
@@ -17,12 +17,6 @@ def test_codes_are_the_sae_s_latents_whatever_the_batch(small_sae, budget):
     torch.testing.assert_close(dense(codes, 32), small_sae.encode(x))
     assert codes.values.any(0).all()
     assert codes.l0 == pytest.approx((small_sae.encode(x) != 0).sum().item() / 23)
-
-
-def test_difference_lives_on_the_union_of_features():
-    a = Codes(torch.tensor([[1.0, 2.0]]), torch.tensor([0, 3]))
-    b = Codes(torch.tensor([[5.0, 7.0]]), torch.tensor([3, 4]))
-    assert difference(a, b).tolist() == [[1.0, -3.0, -7.0]]
 
 
 def test_fvu_is_0_for_a_perfect_and_1_for_a_constant_reconstruction(small_sae):

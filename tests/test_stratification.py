@@ -5,8 +5,8 @@ import torch
 
 from saerepgeo_lib import stratification as case1
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.latents import encode
-from saerepgeo_lib.noise_sweep import _permute, sweep
+from saerepgeo_lib.latents import Codes, encode
+from saerepgeo_lib.noise_sweep import _Permuted, sweep
 from saerepgeo_lib.ranks import relative_rank
 from saerepgeo_lib.residuals import Residuals
 from saerepgeo_lib.tensors import aligned_rows
@@ -60,9 +60,13 @@ def test_zero_noise_is_the_same_for_every_seed_and_noise_is_not(swept):
 
 def test_permuting_keeps_each_feature_s_values_and_breaks_its_rows(small_sae):
     codes = encode(small_sae, vectors().x)
-    (null,) = _permute([codes], seed=0)
-    assert torch.equal(null.values.sort(0).values, codes.values.sort(0).values)
-    assert not torch.equal(null.values, codes.values)
+    null = _Permuted(codes, torch.Generator().manual_seed(0))
+    assert torch.equal(null.clean.values.sort(0).values, codes.values.sort(0).values)
+    assert not torch.equal(null.clean.values, codes.values)
+    few = Codes(codes.values[:, 3:5], codes.features[3:5])  # a feature's order is its own
+    assert torch.equal(null(few).values, null.clean.values[:, 3:5])
+    other = _Permuted(codes, torch.Generator().manual_seed(1))
+    assert not torch.equal(other.clean.values, null.clean.values)
 
 
 def test_measured_ranks_lie_within_weyls_bounds_and_certified_ones_are_the_clean_rank(swept):
@@ -99,8 +103,9 @@ def test_levels_and_seeds_are_checked(small_sae):
     for levels in ([0.1, 1], [0, 2, 1], [0], [0, float("nan")], [0, 0, 1]):
         with pytest.raises(UserError, match="ascend from 0"):
             sweep(vectors(), {"SAE": small_sae}, sparse=[], levels=levels)
-    with pytest.raises(UserError, match="two different seeds"):
-        sweep(vectors(), {"SAE": small_sae}, sparse=[], seeds=[1, 1])
+    with pytest.raises(UserError, match="at least one seed"):
+        sweep(vectors(), {"SAE": small_sae}, sparse=[], seeds=[])
+    assert sweep(vectors(), {"SAE": small_sae}, sparse=[], seeds=[1, 1]).seeds == (1,)
     with pytest.raises(UserError, match="sparse SAE"):
         sweep(vectors(), {"SAE": small_sae}, sparse=["SEA"])
 

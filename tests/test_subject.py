@@ -9,7 +9,7 @@ from sae_lens import SAE, HookedSAETransformer
 from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 from scipy.spatial.distance import pdist
 
-from saerepgeo_lib import models, prompts, saes
+from saerepgeo_lib import models, prompts, residuals, saes
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.latents import as_points
 from saerepgeo_lib.points import distinct
@@ -58,6 +58,23 @@ def test_copies_of_a_context_are_one_point_whatever_the_batch(preset, cache, day
         codes.append(as_points(sae, found.x))
     apart, first = pdist(codes[0]), pdist(codes[1])
     np.testing.assert_array_equal(apart == 0, first == 0)
+
+
+def test_a_causal_model_reads_no_further_than_the_last_token_that_counts(cache, days, monkeypatch):
+    hub.put_preset(cache, "gpt2-small")
+    subject = load_subject("gpt2-small")
+    coded = subject.tokens(days)
+    read, run = [], residuals.run_to_hook
+    monkeypatch.setattr(
+        residuals,
+        "run_to_hook",
+        lambda m, ids, *rest: read.append(ids.shape[1]) or run(m, ids, *rest),
+    )
+    found = compute_residuals(subject.model, coded, subject.hook, batch_size=7)
+    last = (coded.content * torch.arange(coded.ids.shape[1])).amax(1)
+    assert read == sorted(read) and max(read) == last.max() + 1 < coded.ids.shape[1]
+    whole = run(subject.model, coded.ids, coded.attention, subject.hook)[coded.content]
+    torch.testing.assert_close(found.x, whole, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("preset", PAPER)

@@ -3,11 +3,14 @@ import pytest
 import torch
 
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.latents import Codes
 from saerepgeo_lib.residuals import Residuals
 from saerepgeo_lib.tensors import (
     aligned_rows,
+    difference,
     fold,
     latent_tensor,
+    merged,
     modal_norms,
     modal_spectra,
     singular_values,
@@ -64,15 +67,34 @@ def test_singular_values_resolve_what_a_gram_matrix_loses():
     np.testing.assert_allclose(found, s, rtol=1e-3)
 
 
+@pytest.mark.parametrize("share", [1, 0.5, 0.1, 0.02])  # of nonzeros: from dense to lone features
 @pytest.mark.parametrize("n_features", [5, 12, 90])
-def test_modal_spectra_and_norms_equal_those_of_the_unfoldings(n_features):
-    values = torch.randn(12, n_features, dtype=torch.float64)
+def test_modal_spectra_and_norms_equal_those_of_the_unfoldings(n_features, share):
+    generator = torch.Generator().manual_seed(n_features)
+    values = torch.randn(12, n_features, dtype=torch.float64, generator=generator)
+    values *= torch.rand(values.shape, generator=generator) <= share
     z = latent_tensor(values, 3)
     assert z.shape == (4, 3, n_features) and torch.equal(z[1, 2], values[5])
     for mode in (1, 2, 3):
         expected = np.linalg.svd(unfold(z, mode).numpy(), compute_uv=False)
-        np.testing.assert_allclose(modal_spectra(values, 3)[mode], expected, rtol=1e-10)
+        found = np.zeros_like(expected)
+        spectrum = modal_spectra(values, 3)[mode]
+        found[: len(spectrum)] = spectrum
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-13)
         assert modal_norms(values, 3)[mode] == pytest.approx(expected[0], rel=1e-12)
+
+
+def test_lone_features_of_a_token_become_one_column():
+    values = torch.tensor([[3.0, 4.0, 1.0, 0.0], [0.0, 0.0, 2.0, 0.0]])
+    assert merged(values).tolist() == [[1.0, 5.0], [2.0, 0.0]]
+
+
+def test_a_difference_of_codes_has_the_spectra_of_the_dense_one():
+    a = Codes(torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([0, 3]))
+    b = Codes(torch.tensor([[5.0, 7.0], [0.0, 2.0]]), torch.tensor([3, 4]))
+    expected = torch.tensor([[1.0, -3.0, -7.0], [3.0, 5.0, -2.0]], dtype=torch.float64)
+    found = difference(a, b)
+    torch.testing.assert_close(found @ found.T, expected @ expected.T)
 
 
 def test_planted_multilinear_ranks_are_found_and_bound_each_other():

@@ -68,7 +68,8 @@ class Spy:
         out, cache = self.model.run_with_cache(ids, **kwargs)
         if self.poison is not None:
             for key, value in cache.items():
-                mask = self.poison[self.rows : self.rows + len(ids), : ids.shape[1]]
+                same = (ids[:, None] == self.poison.ids[:, : ids.shape[1]]).all(2)
+                mask = self.poison.content[same.int().argmax(1), : ids.shape[1]]
                 value[~mask] = float("nan")
                 assert torch.isnan(value).any()
                 cache.cache_dict[key] = value
@@ -79,7 +80,7 @@ class Spy:
 def test_masked_tokens_never_reach_a_result(minilm, days):
     concept = load_concept("days")
     tokens = tokenize(minilm.tokenizer, concept, n_ctx=minilm.cfg.n_ctx)
-    poisoned = compute_residuals(Spy(minilm, tokens.content), tokens, HOOK)
+    poisoned = compute_residuals(Spy(minilm, tokens), tokens, HOOK)
     assert torch.equal(poisoned.x, days.x)
     sae = random_sae_for(minilm)
     runs = [

@@ -1,0 +1,27 @@
+"""A thread a core, for work on many small matrices."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+
+class Workers(ThreadPoolExecutor):
+    """`size` threads."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(max_workers=size)
+        self.size = size
+
+
+@contextmanager
+def workers() -> Iterator[Workers]:
+    """A thread a core, each single-threaded in torch: twice as fast on many small matrices."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with Workers(n_threads) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(n_threads)
