@@ -7,9 +7,10 @@ from torch import Tensor
 
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.latents import Codes
-from saerepgeo_lib.residuals import Residuals, float64
+from saerepgeo_lib.residuals import Residuals, batches_of, float64
 
 MODES = {1: "prompt", 2: "token", 3: "feature"}
+_ROWS = 64  # tokens that are counted at once
 
 
 def aligned_rows(residuals: Residuals, *, max_slots: int | None = None) -> Int[Tensor, "P T"]:
@@ -80,12 +81,14 @@ def merged(values: Float[Tensor, "tokens F"]) -> Float[Tensor, "tokens columns"]
     A rotation among parallel features leaves all three spectra as they are. Most features of sparse
     codes are such ones, so few columns are left.
     """
-    used = (values != 0).to(values)
-    n_used = used.sum(0)
-    lone = n_used == 1
-    token = (torch.arange(len(values)).to(values) @ used)[lone].long()  # of each lone feature
-    own = float64(values.sum(0)[lone]).square()  # its only value
-    own = own.new_zeros(len(values)).index_add(0, token.to(own.device), own).sqrt()
+    n_used, token = values.new_zeros(2, values.shape[1])
+    for rows in batches_of(len(values), _ROWS):
+        used = (values[rows] != 0).to(values)
+        n_used += used.sum(0)
+        token += torch.arange(rows.start, rows.stop).to(used) @ used
+    lone = n_used == 1  # there, `token` is the one that uses the feature, and the sum its value
+    own = float64(values.sum(0)[lone]).square()
+    own = own.new_zeros(len(values)).index_add(0, token[lone].long().to(own.device), own).sqrt()
     several = values.index_select(1, (n_used > 1).nonzero()[:, 0])
     return torch.cat([float64(several), torch.diag(own)[:, own > 0]], 1)
 
@@ -126,7 +129,7 @@ def modal_norms(values: Float[Tensor, "tokens F"], n_slots: int) -> dict[int, fl
     From the tokens' Gram matrix, whose blocks sum to the Gram matrices of modes 1 and 2; the
     largest eigenvalue loses no digits to squaring.
     """
-    z = merged(values)
+    z = float64(values)
     gram = rearrange(z @ z.T, "(p t) (q u) -> p t q u", t=n_slots, u=n_slots)
     grams = {
         1: gram.diagonal(dim1=1, dim2=3).sum(-1),
