@@ -186,6 +186,10 @@ def main(argv: list[str] | None = None) -> int:
     }  # fmt: skip
     try:
         commands[args.command](args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output (such as `head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UserError as error:
         sys.stderr.write(f"saerepgeo: {error}\n")
         return 2

@@ -223,6 +223,17 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     assert not list(out.iterdir())
 
 
+def test_output_cut_off_by_its_reader_is_no_fault():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "saerepgeo_lib.cli", "saes"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert ":" in process.stdout.readline()
+    process.stdout.close()
+    assert "saerepgeo" not in process.stderr.read()
+    assert process.wait(timeout=60) == 141
+
+
 @pytest.mark.parametrize(
     ("notebook", "parameters"),
     [
