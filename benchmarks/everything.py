@@ -86,6 +86,7 @@ def machine(device: str) -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30), "torch": torch.__version__,
         "threads": torch.get_num_threads(), "python": platform.python_version(), "device": device,
+        "load_before": psutil.getloadavg()[0],
     }  # fmt: skip
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name()
