@@ -131,10 +131,12 @@ def work_of(args: argparse.Namespace) -> Work:
 
 
 def run(shape: Shape, concept: str, work: Work, *, device: str) -> dict[str, Any]:
-    """Load, work, and tell what each part cost."""
+    """Load, work, and tell what each part cost; weights are read from disk when first used."""
     parts = Parts(device)
     with parts("load"):
         subject = build(shape, device=device)
+        first = prompts.load_concept(concept).prompts[:1]
+        subject.residuals(subject.tokens(prompts.Concept("first prompt", first)))
     before = reset_peak(device)
     found = work(subject, concept, parts)
     found["parts"] = parts.seconds
