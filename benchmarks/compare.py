@@ -1,0 +1,103 @@
+"""The guard: which stages got slower since the stored record, in units of the machine's own rate.
+
+    python -m benchmarks.compare FRESH.json [--stored benchmarks/results/cpu.json]
+
+Compared is time x rate of the square matrix product measured just before the stage (GFLOP), never
+raw seconds. A stage is slower if its median is more than `TOLERANCE` times the stored one and not
+even its fastest round is as fast as the slowest stored one. Exits 1 if any is.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+TOLERANCE = 1.3
+STORED = Path(__file__).parent / "results" / "cpu.json"
+Key = tuple[str, str, str, str]  # shape, stage, device, precision
+
+
+def read_stages(path: Path) -> dict[Key, list[float]]:
+    """GFLOP of each round of each stage, from a record of `everything` or of pytest-benchmark."""
+    record = json.loads(path.read_text())
+    rows = (
+        record["stages"]
+        if "stages" in record
+        else [benchmark["extra_info"] for benchmark in record["benchmarks"]]
+    )
+    return {
+        (row["shape"], row["stage"], row["device"], row["precision"]): row["gflop"]
+        for row in rows
+        if "gflop" in row
+    }
+
+
+def is_slower(fresh: list[float], stored: list[float], tolerance: float = TOLERANCE) -> bool:
+    """Whether the median grew beyond the tolerance, and no round of one is among the other's."""
+    return median(fresh) > tolerance * median(stored) and min(fresh) > max(stored)
+
+
+def compared(
+    fresh: Mapping[Key, list[float]],
+    stored: Mapping[Key, list[float]],
+    tolerance: float = TOLERANCE,
+) -> list[dict[str, Any]]:
+    """A row for each stage that was run: its key, both medians, their ratio and the verdict."""
+    rows = []
+    for key, now in fresh.items():
+        then = stored.get(key)
+        row: dict[str, Any] = {"key": key, "fresh": median(now), "verdict": "new"}
+        if then is not None:
+            row |= {"stored": median(then), "ratio": median(now) / median(then)}
+            faster = is_slower(then, now, tolerance)
+            row["verdict"] = "faster" if faster else "as before"
+            if is_slower(now, then, tolerance):
+                row["verdict"] = "SLOWER"
+        rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The comparison to read."""
+    lines = [f"{'shape':<12} {'stage':<18} {'device':<6} {'stored':>10} {'fresh':>10} {'ratio':>6}"]
+    for row in rows:
+        shape, stage, device, precision = row["key"]
+        name = stage if precision == "float32" else f"{stage} ({precision})"
+        then = f"{row['stored']:>10.1f}" if "stored" in row else f"{'-':>10}"
+        ratio = f"{row['ratio']:>6.2f}" if "ratio" in row else f"{'-':>6}"
+        lines.append(
+            f"{shape:<12} {name:<18} {device:<6} {then} {row['fresh']:>10.1f} {ratio}"
+            f"  {row['verdict']}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("fresh", type=Path)
+    parser.add_argument("--stored", type=Path, default=STORED)
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE)
+    args = parser.parse_args(arguments)
+    if not args.stored.is_file():
+        parser.error(f"no stored record at {args.stored}; benchmarks.everything makes one")
+    rows = compared(read_stages(args.fresh), read_stages(args.stored), args.tolerance)
+    if not any("stored" in row for row in rows):
+        parser.error(f"{args.fresh} and {args.stored} have no stage in common")
+    print("Time x rate of the matrix product in the same run (GFLOP):")
+    print(table(rows))
+    slower = [" ".join(row["key"][:2]) for row in rows if row["verdict"] == "SLOWER"]
+    print(
+        f"Slower than {args.tolerance:g} times the stored record: {', '.join(slower)}"
+        if slower
+        else f"Nothing is slower than {args.tolerance:g} times the stored record."
+    )
+    return int(bool(slower))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""All benchmarks in one call, on the CPU or a GPU, into one record.
+
+    python -m benchmarks.everything --out benchmarks/results/cpu.json [--device auto]
+        [--budget 3600] [--shapes minilm,gpt2-small] [--parts stages,scaling,peers]
+
+The record: machine, date, limits, stages, scaling, peers, and what was left out with the reason.
+It is written anew after every result. Results of peers are also kept in `_build/`, and are not
+measured again by a second call there.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks import scaling
+from benchmarks.limits import Precision, allowed, measure_limits, product_rate
+from benchmarks.measure import measure
+from benchmarks.peers import ROOT
+from benchmarks.shapes import SHAPES, Shape, build
+from benchmarks.stages import STAGES, prepare, row, stages
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.files import read_json, write_json
+from saerepgeo_lib.models import best_device
+
+PARTS = ("stages", "scaling", "peers")
+_SLACK = 20.0  # times its floor that a stage is taken to need before it has been measured
+_AXIS_S = 60.0  # seconds that the first axis is taken to need
+
+
+@dataclass
+class Run:
+    """The record as it grows, where it is written, and when it must end."""
+
+    out: Path
+    record: dict[str, Any]
+    end: float = inf
+
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.end - time.monotonic()
+
+    def fits(self, what: str, seconds: float) -> bool:
+        """Whether there is time for it; if not, the record says so."""
+        if seconds <= self.left():
+            return True
+        self.leave_out(what, f"needs about {seconds:.0f} s, {self.left():.0f} s are left")
+        return False
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Note what was not measured, and why."""
+        self.record["left out"].append({"what": what, "why": why})
+        self.save(f"left out: {what}: {why}")
+
+    def add(self, part: str, result: Any, text: str) -> None:
+        """Keep a result."""
+        self.record[part].append(result)
+        self.save(text)
+
+    def save(self, text: str) -> None:
+        """Write the record and say what is new."""
+        write_json(self.out, self.record)
+        print(text, flush=True)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (info.read_text().splitlines() if info.is_file() else [])
+        if line.startswith("model name")
+    ]
+    found = {
+        "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "python": platform.python_version(), "device": device,
+        "load_before": psutil.getloadavg()[0],
+    }  # fmt: skip
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def precisions(device: str) -> tuple[Precision, ...]:
+    """TF32 is a matter of GPUs."""
+    return ("float32", "tf32") if device.startswith("cuda") else ("float32",)
+
+
+def run_stages(run: Run, shape: Shape, device: str) -> None:
+    """Limits and stages of a shape; with TF32 the encode sweep and Case 1 only."""
+    try:
+        bench = prepare(shape, device=device)
+    except UserError as error:
+        run.leave_out(f"stages of {shape.name}", str(error))
+        return
+    for precision in precisions(device):
+        with allowed(precision):
+            rates = measure_limits(shape, rows=len(bench.rows), device=device, precision=precision)
+            text = f"{shape.name}: encode {rates.encode / 1e9:.0f} GFLOP/s, {precision}"
+            run.add("limits", {"shape": shape.name, **asdict(rates)}, text)
+            for name in STAGES if precision == "float32" else ("encode sweep", "Case 1"):
+                stage = stages(bench)[name]
+                calls = stage.warmup + stage.rounds
+                if not run.fits(f"{shape.name}: {name}", calls * _SLACK * stage.floor(rates)):
+                    continue
+                rate = product_rate(2_048, 2_048, 2_048, device=device)
+                costs = measure(stage.work, rounds=stage.rounds, warmup=stage.warmup, device=device)
+                found = row(bench, stage, costs, rates, rate)
+                text = f"{shape.name}: {name}: {min(found['wall_s']):.3f} s"
+                run.add("stages", found, f"{text}, {100 * found['share']:.0f} % of it the floor")
+
+
+def run_scaling(run: Run, shape: Shape, device: str) -> None:
+    """Growth of every stage; an axis begins if there is time for one as long as the longest."""
+    model, longest = build(shape, device=device).model, _AXIS_S
+    for stage, axis in _axes():
+        if run.fits(f"growth of {stage} with {axis}", longest):
+            start = time.monotonic()
+            found = scaling.grow(shape, stage, axis, model=model, device=device)
+            longest = max(longest, time.monotonic() - start)
+            run.add("scaling", found, scaling.line(found))
+
+
+def _axes() -> Iterator[tuple[str, str]]:
+    for stage, axes in scaling.AXES.items():
+        for axis in axes:
+            yield stage, axis
+
+
+def run_peers(run: Run, shape: str, device: str, *, case: int, levels: str) -> None:
+    """Head-to-heads, started by a small process of their own."""
+    if run.left() <= 0:
+        run.leave_out(f"peers of Case {case}", "no time is left")
+        return
+    kept = ROOT / "_build" / f"peers-{shape}-case{case}-{device}.json"
+    command = [sys.executable, "-m", "benchmarks.peers", "--out", str(kept), "--shape", shape]
+    command += ["--case", str(case), "--levels", levels, "--device", device]
+    command += [] if run.end == inf else ["--budget", f"{run.left():.0f}"]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    run.add("peers", read_json(kept), f"Case {case}: peers done")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--budget", type=float, default=inf, help="seconds in all")
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--scaling-shape", choices=SHAPES, default="minilm")
+    parser.add_argument("--peers-shape", choices=SHAPES, default="gpt2-small")
+    parser.add_argument("--peers-levels", default="1,10")
+    args = parser.parse_args()
+    device, parts = best_device(args.device), args.parts.split(",")
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record: dict[str, Any] = {"date": date, "machine": machine(device)}
+    record |= {part: [] for part in ("limits", *PARTS, "left out")}
+    run = Run(args.out, record, time.monotonic() + args.budget)
+    if "stages" in parts:
+        for name in args.shapes.split(","):
+            run_stages(run, SHAPES[name], device)
+    if "scaling" in parts:
+        run_scaling(run, SHAPES[args.scaling_shape], device)
+    if "peers" in parts:
+        for case in (1, 3):
+            run_peers(run, args.peers_shape, device, case=case, levels=args.peers_levels)
+    run.save(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

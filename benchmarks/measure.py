@@ -1,0 +1,118 @@
+"""What a call costs: wall seconds, CPU seconds of all threads, and the memory that it adds."""
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MIB = 2**20
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One round: wall seconds, CPU seconds of all threads, peak memory above the start (MiB).
+
+    The memory is the device's; `peak_mib` is None where the system does not tell (not Linux).
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float | None
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+@dataclass
+class Meter:
+    """Calls `work` and notes what each call cost; the device has finished when a call returns."""
+
+    work: Callable[[], Any]
+    device: str = "cpu"
+    costs: list[Cost] = field(default_factory=list)
+
+    def __call__(self) -> Any:
+        synchronize(self.device)
+        before = reset_peak(self.device)
+        wall, cpu = time.perf_counter(), time.process_time()
+        out = self.work()
+        synchronize(self.device)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        peak = None if before is None else peak_mib(self.device) - before
+        self.costs.append(Cost(wall, cpu, peak))
+        return out
+
+    def best(self) -> Cost:
+        """Least wall time and least CPU time of all rounds, and the largest peak."""
+        peaks = [cost.peak_mib for cost in self.costs if cost.peak_mib is not None]
+        return Cost(
+            min(cost.wall_s for cost in self.costs),
+            min(cost.cpu_s for cost in self.costs),
+            max(peaks, default=None),
+        )
+
+
+def measure(
+    work: Callable[[], Any], *, rounds: int = 3, warmup: int = 1, device: str = "cpu"
+) -> list[Cost]:
+    """The cost of each of `rounds` calls, after `warmup` calls that are not counted."""
+    meter = Meter(work, device)
+    for _ in range(warmup):
+        work()
+    for _ in range(rounds):
+        meter()
+    return meter.costs
+
+
+def reset_peak(device: str) -> float | None:
+    """Forget the peak so far; the memory now in use in MiB, None if the system does not tell."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / MIB
+    if not _CLEAR.exists():
+        return None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU C library's
+    if trim is not None:
+        trim(0)  # else a call would find room that an earlier one has left, and seem to need none
+    _CLEAR.write_text("5")  # resets VmHWM to VmRSS
+    return _resident("VmRSS")
+
+
+def peak_mib(device: str) -> float:
+    """The peak since `reset_peak`, in MiB."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / MIB
+    return _resident("VmHWM")
+
+
+def _resident(name: str) -> float:
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
+
+
+@dataclass
+class Parts:
+    """Wall and CPU seconds of the named parts of one piece of work, added up by name."""
+
+    device: str = "cpu"
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Count what runs inside towards this part."""
+        synchronize(self.device)
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        synchronize(self.device)
+        part = self.seconds.setdefault(name, {"wall_s": 0.0, "cpu_s": 0.0})
+        part["wall_s"] += time.perf_counter() - wall
+        part["cpu_s"] += time.process_time() - cpu

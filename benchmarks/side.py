@@ -1,0 +1,166 @@
+"""One side of a head-to-head on one concept, alone in its process; prints one JSON object.
+
+`peers` starts it. CPU and wall seconds are told by part; loading is a part of its own.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks import plain, plain_edits
+from benchmarks.measure import Parts, peak_mib, reset_peak
+from benchmarks.shapes import LABEL, SHAPES, Shape, build
+from saerepgeo_lib import prompts, separability
+from saerepgeo_lib.dose_response import LEAST, dose_response
+from saerepgeo_lib.edits import Kind
+from saerepgeo_lib.interventions import intervene, least_mse_at
+from saerepgeo_lib.latents import as_points, encode
+from saerepgeo_lib.local_representations import cluster_pca, space_of
+from saerepgeo_lib.models import best_device
+from saerepgeo_lib.noise_sweep import PAPER_LEVELS, stream, sweep
+from saerepgeo_lib.residuals import add_noise, rms
+from saerepgeo_lib.subject import Subject
+from saerepgeo_lib.tensors import aligned_rows, modal_spectra
+
+ONE_LEVEL = (0.1,)
+_SLOTS, _DRAWS = 2, 2
+Work = Callable[[Subject, str, Parts], dict[str, Any]]
+
+
+def case1_library(subject: Subject, concept: str, parts: Parts, *, n_levels: int) -> dict[str, Any]:
+    """The library's Case 1 without nulls.
+
+    One level by its functions one by one; several by `sweep`, which takes two draws at least, so
+    it does twice what the plain side does.
+    """
+    sae = subject.autoencoders[LABEL]
+    with parts("model"):
+        found = subject.residuals(subject.tokens(prompts.load_concept(concept)))
+    if n_levels > 1:
+        with parts("encode and spectra"):
+            sweep(
+                found, {LABEL: sae}, sparse=(), levels=PAPER_LEVELS[:n_levels],
+                seeds=range(_DRAWS), max_slots=_SLOTS,
+            )  # fmt: skip
+        return {"draws": _DRAWS}
+    with parts("encode"):
+        x = found.x[aligned_rows(found, max_slots=_SLOTS).flatten()]
+        generator = stream(0, "noise")
+        noisy = add_noise(x, ONE_LEVEL[0], scaling="relative", generator=generator)
+        codes = encode(sae, noisy)
+    with parts("spectra"):
+        modal_spectra(codes.values, _SLOTS)
+    return {"draws": 1}
+
+
+def case1_plain(
+    subject: Subject, concept: str, parts: Parts, *, variant: plain.Variant, n_levels: int
+) -> dict[str, Any]:
+    """The plain Case 1, one draw of noise; its scale is given."""
+    tokens = subject.tokens(prompts.load_concept(concept))
+    found = subject.residuals(tokens)
+    rows = aligned_rows(found, max_slots=_SLOTS)
+    device = found.x.device
+    noise = rms(found.x) * torch.randn(
+        *tokens.ids.shape, found.x.shape[1], generator=torch.Generator().manual_seed(0)
+    ).to(device)
+    plain.spectra(
+        subject.model, subject.autoencoders[LABEL], tokens, subject.hook, noise,
+        levels=PAPER_LEVELS[:n_levels] if n_levels > 1 else ONE_LEVEL, variant=variant,
+        at=(found.prompt[rows].to(device), found.position[rows].to(device)), parts=parts,
+    )  # fmt: skip
+    return {"draws": 1, "tensor": [*tokens.ids.shape, subject.autoencoders[LABEL].cfg.d_sae]}
+
+
+def case3_library(
+    subject: Subject, concept: str, parts: Parts, *, kind: Kind, doses: list[float], searched: bool
+) -> dict[str, Any]:
+    """The least error at each dose as the notebook has it, or each dose `searched` for.
+
+    `dose_response` knows by theorem the free edits from some dose on, and adds intervals, d_GW, and
+    more; a search at every dose is what the plain side does.
+    """
+    sae = subject.autoencoders[LABEL]
+    with parts("model"):
+        seen = separability.see(subject, prompts.load_concept(concept))
+    with parts("encode and cluster"):
+        here = separability.setting(sae, seen)
+    with parts("doses"):
+        if not searched:
+            dose_response(here, seen.prompt, seen.fold(12), doses=doses, paths=[LEAST[kind]])
+        else:
+            valid = kind == "valid"
+            start = intervene(here, "reconstruct", kind="valid").shift if valid else None
+            for dose in doses:
+                least_mse_at(here, dose, kind=kind, start=start)
+    return {"clusters": len(here.counts), "tokens": len(here.z)}
+
+
+def case3_plain(
+    subject: Subject, concept: str, parts: Parts, *, kind: Kind, doses: list[float]
+) -> dict[str, Any]:
+    """The same searches on dense latents; the clusters are found as the library finds them."""
+    sae = subject.autoencoders[LABEL]
+    with parts("model"):
+        x = separability.see(subject, prompts.load_concept(concept)).residuals.x
+    with parts("encode and cluster"):
+        labels = torch.from_numpy(cluster_pca(space_of(as_points(sae, x)))).to(x.device)
+        with torch.no_grad():
+            here = plain_edits.Dense(sae, x, sae.encode(x), labels)
+    with parts("doses"):
+        start = plain_edits.reconstruct(here, kind) if kind == "valid" else here.unmoved
+        for dose in doses:
+            plain_edits.least_mse_at(here, dose, kind, start)
+    return {"clusters": len(here.members), "tokens": len(x)}
+
+
+def work_of(args: argparse.Namespace) -> Work:
+    """What the arguments ask for."""
+    if args.case == 1:
+        if args.side == "library":
+            return lambda *given: case1_library(*given, n_levels=args.levels)
+        return lambda *given: case1_plain(*given, variant=args.side, n_levels=args.levels)
+    if args.side == "plain":
+        return lambda *given: case3_plain(*given, kind=args.kind, doses=args.doses)
+    searched = args.side == "searched"
+    return lambda *given: case3_library(*given, kind=args.kind, doses=args.doses, searched=searched)
+
+
+def run(shape: Shape, concept: str, work: Work, *, device: str) -> dict[str, Any]:
+    """Load, work, and tell what each part cost; weights are read from disk when first used."""
+    parts = Parts(device)
+    with parts("load"):
+        subject = build(shape, device=device)
+        first = prompts.load_concept(concept).prompts[:1]
+        subject.residuals(subject.tokens(prompts.Concept("first prompt", first)))
+    before = reset_peak(device)
+    found = work(subject, concept, parts)
+    found["parts"] = parts.seconds
+    if before is not None:
+        found["peak_mib"] = peak_mib(device)
+        found["loaded_mib"] = before
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", type=int, choices=(1, 3), required=True)
+    parser.add_argument("--side", required=True)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--concept", required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--levels", type=int, default=1)
+    parser.add_argument("--kind", choices=("free", "valid"), default="valid")
+    parser.add_argument("--doses", type=json.loads, default=[1.0])
+    args = parser.parse_args()
+    device = best_device(args.device)
+    found = run(SHAPES[args.shape], args.concept, work_of(args), device=device)
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The stages of Cases 1 and 3 at one shape, each with the floor that its shapes give.
+
+Every stage is a call of the library's public functions on true prompts of one concept.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from benchmarks import limits as floors
+from benchmarks.limits import Limits
+from benchmarks.measure import Cost
+from benchmarks.shapes import LABEL, Shape, build
+from saerepgeo_lib import prompts, separability
+from saerepgeo_lib.dose_response import dose_response
+from saerepgeo_lib.edits import PAPER_SCALES, Kind, Setting
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.interventions import N_STEPS, intervene
+from saerepgeo_lib.latents import Codes, as_points, encode
+from saerepgeo_lib.local_representations import cluster_pca, space_of
+from saerepgeo_lib.noise_sweep import PAPER_LEVELS, stream, sweep
+from saerepgeo_lib.points import Points
+from saerepgeo_lib.residuals import Residuals, add_noise
+from saerepgeo_lib.separability import Seen
+from saerepgeo_lib.stratification import rank_table
+from saerepgeo_lib.subject import Subject
+from saerepgeo_lib.tensors import aligned_rows, modal_spectra
+from saerepgeo_lib.tokens import Tokens
+
+N_SLOTS, N_DRAWS, FEW_STEPS = 2, 2, 8
+_WORK_BYTES = 4 * 2**30  # interpreter, libraries and what the stages hold besides the weights
+# steps that a dose response takes: reconstruct, then a search, two landings and a push a dose
+_VALID_STEPS = N_STEPS + len(PAPER_SCALES) * (N_STEPS + 10 + 10)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A call to measure, the floor of its time, and how the whole follows from what is built.
+
+    `factor` is by how much the call is to be multiplied for the true model (1 but for residuals of
+    a model that is built with fewer blocks). The longest are measured once, and not warmed up.
+    """
+
+    name: str
+    work: Callable[[], Any]
+    floor: Callable[[Limits], float]
+    factor: float = 1.0
+    rounds: int = 3
+
+    @property
+    def warmup(self) -> int:
+        """Calls that go before, and do not count."""
+        return int(self.rounds > 1)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A shape with the model loaded, and one concept's tokens on their way through the library."""
+
+    shape: Shape
+    subject: Subject
+    device: str = "cpu"
+    concept: str = "months"
+
+    @cached_property
+    def sae(self) -> Any:
+        """The SAE."""
+        return self.subject.autoencoders[LABEL]
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The concept's prompts."""
+        return self.subject.tokens(prompts.load_concept(self.concept))
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The concept as Case 3 takes it."""
+        return separability.see(self.subject, prompts.load_concept(self.concept))
+
+    @property
+    def residuals(self) -> Residuals:
+        """The residual stream of the content tokens."""
+        return self.seen.residuals
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The residual stream of the tokens that fill the tensor."""
+        return self.residuals.x[aligned_rows(self.residuals, max_slots=N_SLOTS).flatten()]
+
+    @cached_property
+    def codes(self) -> Codes:
+        """Their latents without noise."""
+        return encode(self.sae, self.rows)
+
+    @cached_property
+    def points(self) -> Points:
+        """The latents of all content tokens, as clustering takes them."""
+        return as_points(self.sae, self.residuals.x)
+
+    @cached_property
+    def setting(self) -> Setting:
+        """The concept's clusters and latents, as Case 3 edits them."""
+        return separability.setting(self.sae, self.seen)
+
+    def sweep_levels(self) -> list[Codes]:
+        """Latents at the ten noise levels, one draw of noise."""
+        noisy = (
+            add_noise(self.rows, level, scaling="relative", generator=stream(0, "noise"))
+            for level in PAPER_LEVELS
+        )
+        return [encode(self.sae, x) for x in noisy]
+
+    def case1(self) -> Any:
+        """Case 1 of this concept: residuals, the sweep with its nulls over two draws, the ranks."""
+        found = self.subject.residuals(self.tokens)
+        sae, sparse = self.subject.autoencoders, self.subject.sparse
+        return rank_table(sweep(found, sae, sparse=sparse, seeds=range(N_DRAWS), max_slots=N_SLOTS))
+
+    def case3(self) -> Any:
+        """Case 3's doses of this concept, from the prompts on, along all paths."""
+        seen = separability.see(self.subject, prompts.load_concept(self.concept))
+        here = separability.setting(self.sae, seen)
+        return dose_response(here, seen.prompt, seen.fold(12))
+
+
+def needed_bytes(shape: Shape) -> int:
+    """Memory that the stages take: the model, the SAE, and its random null while it is drawn."""
+    return shape.model_bytes + 3 * shape.sae_bytes + _WORK_BYTES
+
+
+def prepare(shape: Shape, *, device: str = "cpu") -> Bench:
+    """Load the shape. Raises UserError if the machine's free memory would not do."""
+    free = psutil.virtual_memory().available
+    if device.startswith("cuda"):
+        free = min(free, torch.cuda.mem_get_info()[0])
+    if free < needed_bytes(shape):
+        raise UserError(
+            f"{shape.name} needs about {needed_bytes(shape) / 2**30:.0f} GiB, and "
+            f"{free / 2**30:.0f} GiB are free"
+        )
+    return Bench(shape, build(shape, device=device), device)
+
+
+def stages(b: Bench) -> dict[str, Stage]:
+    """Every stage by its name, in the order of the data's flow."""
+    found = [
+        Stage(
+            "residuals", lambda: b.subject.residuals(b.tokens), lambda r: _residuals(b, r),
+            b.shape.blocks_needed / b.shape.blocks_built,
+        ),
+        Stage("encode sweep", b.sweep_levels, lambda r: _encode(b, len(PAPER_LEVELS), r)),
+        Stage(
+            "spectra", lambda: modal_spectra(b.codes.values, N_SLOTS),
+            lambda r: _spectra(b, len(b.codes.features), r),
+        ),
+        Stage(
+            "clusters", lambda: cluster_pca(space_of(b.points)),
+            lambda r: floors.cluster_floor(*b.points.shape, r),
+        ),
+        Stage("steps, free edit", lambda: _steps(b, "free"), lambda r: _step(b, False, r)),
+        Stage("steps, valid edit", lambda: _steps(b, "valid"), lambda r: _step(b, True, r)),
+        Stage("Case 1", b.case1, lambda r: _case1(b, r)),
+        Stage("Case 3 doses", b.case3, lambda r: _case3(b, r), rounds=1),
+    ]  # fmt: skip
+    return {stage.name: stage for stage in found}
+
+
+STAGES = (
+    "residuals", "encode sweep", "spectra", "clusters", "steps, free edit", "steps, valid edit",
+    "Case 1", "Case 3 doses",
+)  # fmt: skip
+
+
+def _steps(b: Bench, kind: Kind) -> Any:
+    return intervene(b.setting, "separate", kind=kind, n_steps=FEW_STEPS)
+
+
+def _residuals(b: Bench, rates: Limits) -> float:
+    return floors.residual_floor(b.shape, int(b.tokens.attention.sum()), rates)
+
+
+def _encode(b: Bench, n_times: int, rates: Limits) -> float:
+    return floors.encode_floor(b.shape, len(b.rows), n_times, rates)
+
+
+def _spectra(b: Bench, n_active: int, rates: Limits) -> float:
+    return floors.spectra_floor(len(b.rows) // N_SLOTS, N_SLOTS, n_active, rates)
+
+
+def _step(b: Bench, valid: bool, rates: Limits, n_steps: int = FEW_STEPS) -> float:
+    here = b.setting
+    one = floors.step_floor(
+        b.shape, n_clusters=len(here.counts), n_active=here.z.shape[1],
+        n_nonzero=int(here.l0[here.labels >= 0].sum()), valid=valid, limits=rates,
+    )  # fmt: skip
+    return n_steps * one
+
+
+def _case1(b: Bench, rates: Limits) -> float:
+    """Residuals once; the SAE and its random null at every level and draw; all spectra."""
+    cells = len(PAPER_LEVELS) * N_DRAWS
+    latents = 3 * _spectra(b, len(b.codes.features), rates)
+    spectra = cells * (latents + _spectra(b, b.shape.d_model, rates))
+    return _residuals(b, rates) + _encode(b, 2 * cells + 1, rates) + spectra
+
+
+def _case3(b: Bench, rates: Limits) -> float:
+    """Residuals, all content tokens encoded twice (to cluster, and to edit), steps of searches."""
+    before = floors.encode_floor(b.shape, len(b.residuals.x), 2, rates)
+    before += _residuals(b, rates) + floors.cluster_floor(*b.points.shape, rates)
+    return before + _step(b, True, rates, _VALID_STEPS) + _step(b, False, rates, 10)
+
+
+def row(
+    b: Bench, stage: Stage, costs: Sequence[Cost], rates: Limits, rate: float
+) -> dict[str, Any]:
+    """What is kept of a stage; times in seconds, `gflop` is time x rate of the square product.
+
+    `rate` is that of the square float32 product just before the stage (operations a second).
+    `share` is floor over median time.
+    """
+    wall = [cost.wall_s for cost in costs]
+    peaks = [cost.peak_mib for cost in costs if cost.peak_mib is not None]
+    floor = stage.floor(rates)
+    found = {
+        "shape": b.shape.name, "stage": stage.name, "device": b.device,
+        "precision": rates.precision, "wall_s": wall, "cpu_s": min(cost.cpu_s for cost in costs),
+        "peak_mib": max(peaks, default=None), "matmul_gflops": rate / 1e9,
+        "gflop": [seconds * rate / 1e9 for seconds in wall], "floor_s": floor,
+        "share": floor / median(wall),
+    }  # fmt: skip
+    if stage.name == "encode sweep":
+        shape, n_rows = b.shape, len(b.rows)
+        found["affine_floor_s"] = floors.affine_floor(shape, n_rows, len(PAPER_LEVELS), 1, rates)
+    if stage.factor != 1:
+        found["blocks"] = f"{b.shape.blocks_built} of {b.shape.blocks_needed} built"
+        found["computed_wall_s"] = stage.factor * median(wall)
+    return found

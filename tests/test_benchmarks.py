@@ -1,0 +1,287 @@
+"""The benchmarks: plain counterparts give the library's results, and the guard sees what it should.
+
+Timings are not tested here, only what is computed from them.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from benchmarks import compare, limits, measure, peers, plain, plain_edits, shapes, stages
+from benchmarks.growth import growth
+from benchmarks.limits import Limits
+from saerepgeo_lib import interventions, prompts
+from saerepgeo_lib.edits import edit, mse, setting_of
+from saerepgeo_lib.latents import encode
+from saerepgeo_lib.noise_sweep import stream, sweep
+from saerepgeo_lib.residuals import rms
+from saerepgeo_lib.structure import groups_of
+from saerepgeo_lib.tensors import aligned_rows, modal_spectra
+
+TINY = {
+    "gpt2": shapes.Shape(
+        "tiny-gpt2", "gpt2", d_model=32, d_mlp=64, d_heads=32, d_keys=32, n_heads=4,
+        vocabulary=600, blocks_needed=4, blocks_built=2, blocks_above=1, n_features=256, k=8,
+    ),
+    "bert": shapes.Shape(
+        "tiny-bert", "bert", d_model=32, d_mlp=64, d_heads=32, d_keys=32, n_heads=4,
+        vocabulary=600, blocks_needed=2, blocks_built=2, blocks_above=1, n_features=256, k=8,
+    ),
+    "gemma2": shapes.Shape(
+        "tiny-gemma", "gemma2", d_model=32, d_mlp=64, d_heads=64, d_keys=32, n_heads=4,
+        vocabulary=600, blocks_needed=4, blocks_built=2, blocks_above=0, n_features=256, k=8,
+        gated=True,
+    ),
+}  # fmt: skip
+ROUND = Limits("cpu", "float32", square=1e9, encode=2e9, float64=1e8, bandwidth=1e10)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.fixture(scope="module")
+def tiny(cache):
+    return stages.Bench(TINY["gpt2"], shapes.build(TINY["gpt2"], cache=cache), concept="days")
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_shape_is_what_it_says(family, cache):
+    shape = TINY[family]
+    subject = shapes.build(shape, cache=cache)
+    saved = transformers.AutoModel.from_pretrained(shapes.checkpoint(shape, cache))
+    lists = [module for module in saved.modules() if isinstance(module, torch.nn.ModuleList)]
+    in_block = sum(p.numel() for p in lists[0][0].parameters() if p.ndim == 2)
+    assert in_block == shape.weights_a_block
+    assert subject.model.cfg.n_layers == shape.blocks_built + shape.blocks_above
+    found = subject.residuals(subject.tokens(prompts.load_concept("days")))
+    assert found.x.shape[1] == shape.d_model and rms(found.x) > 0
+    sae = subject.autoencoders[shapes.LABEL]
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(shape.n_features))
+    assert encode(sae, found.x).l0 <= shape.k
+
+
+def noise_like_the_sweeps(residuals, rows, shape):
+    """Noise for all tokens that is, at the tensor's tokens, what the sweep draws for seed 0."""
+    drawn = torch.randn(rows.numel(), residuals.x.shape[1], generator=stream(0, "noise"))
+    noise = torch.randn(*shape, residuals.x.shape[1], generator=torch.Generator().manual_seed(9))
+    at = residuals.prompt[rows], residuals.position[rows]
+    noise[at] = drawn.view(*rows.shape, -1)
+    return rms(residuals.x) * noise, at
+
+
+def test_the_lean_sweep_gives_the_librarys_spectra_at_every_level(tiny):
+    levels = (0.0, 0.1, 1.0)
+    residuals = tiny.residuals
+    rows = aligned_rows(residuals, max_slots=2)
+    noise, at = noise_like_the_sweeps(residuals, rows, tiny.tokens.ids.shape)
+    found = plain.spectra(
+        tiny.subject.model, tiny.sae, tiny.tokens, tiny.shape.hook, noise, levels=levels,
+        variant="lean", at=at,
+    )  # fmt: skip
+    expected = sweep(
+        residuals, {"SAE": tiny.sae}, sparse=(), levels=levels, seeds=(0, 1), max_slots=2
+    )
+    for i in range(len(levels)):
+        for mode in (1, 2, 3):
+            theirs, ours = found[i][mode].numpy(), expected.spectra["SAE", mode][i, 0]
+            k = min(len(theirs), len(ours))
+            np.testing.assert_allclose(theirs[:k], ours[:k], atol=1e-5 * ours[0])
+            assert (theirs[k:] < 1e-5 * ours[0]).all() and not ours[k:].any()
+
+
+def test_the_plain_spectra_and_the_gram_matrix_agree_with_the_librarys(tiny):
+    tokens, hook = tiny.tokens, tiny.shape.hook
+    noise = torch.randn(*tokens.ids.shape, tiny.shape.d_model)
+    given = {"levels": (0.0, 0.5), "at": (torch.arange(84)[:, None], torch.tensor([[1, 2]]))}
+    found = {
+        variant: plain.spectra(
+            tiny.subject.model, tiny.sae, tokens, hook, noise, variant=variant, **given
+        )
+        for variant in plain.VARIANTS
+    }
+    for i, level in enumerate(given["levels"]):
+        x = plain.run_with_noise(tiny.subject.model, tokens, hook, level * noise)
+        every = modal_spectra(tiny.sae.encode(x).flatten(0, 1).detach(), x.shape[1])
+        for mode, values in every.items():
+            k = min(len(values), len(found["plain"][i][mode]))
+            torch.testing.assert_close(
+                found["plain"][i][mode][:k].double(), values[:k], rtol=0, atol=1e-5 * values[0]
+            )
+        lean, gram = found["lean"][i][3].double(), found["gram"][i][3]
+        torch.testing.assert_close(gram[: len(lean)], lean, rtol=0, atol=1e-5 * lean[0].item())
+
+
+@pytest.fixture(scope="module")
+def edits(tiny):
+    """The same tokens and clusters for the library and for the plain side; some are in none."""
+    x = tiny.residuals.x
+    labels = groups_of(tiny.residuals, prompts.load_concept("days")).entity
+    with torch.no_grad():
+        z = tiny.sae.encode(x)
+    return (
+        setting_of(tiny.sae, x, labels),
+        plain_edits.Dense(tiny.sae, x, z, torch.from_numpy(labels)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["free", "valid"])
+def test_the_plain_edit_has_the_librarys_objective_and_gradient(edits, kind):
+    ours, theirs = edits
+    generator = torch.Generator().manual_seed(1)
+    shift = 0.1 * ours.aedp * torch.randn(ours.centroids.shape, generator=generator)
+    wide = torch.zeros_like(theirs.unmoved)
+    wide[:, ours.features] = shift
+    a, e = plain_edits.ratios(theirs, wide.requires_grad_(), kind)
+    (gradient,) = torch.autograd.grad(e - a.log(), wide)
+    found = interventions.ratios(ours, shift.double(), kind)
+    assert (a.item(), e.item()) == pytest.approx(found, rel=1e-5)
+    shift = shift.double().requires_grad_()
+    edited = edit(ours, shift, kind)
+    separation = torch.pdist(edited.centroids).mean() / ours.aedp
+    (expected,) = torch.autograd.grad(mse(ours, edited) / ours.mse - separation.log(), shift)
+    rest = gradient.clone()
+    rest[:, ours.features] = 0
+    assert not rest.any()
+    torch.testing.assert_close(
+        gradient[:, ours.features].double(), expected, rtol=0, atol=1e-5 * expected.abs().max()
+    )
+
+
+@pytest.mark.parametrize("kind", ["free", "valid"])
+@pytest.mark.parametrize("dose", [0.8, 1.5])
+def test_the_plain_search_ends_where_the_librarys_does(edits, kind, dose):
+    ours, theirs = edits
+    reached, error, _ = plain_edits.least_mse_at(theirs, dose, kind, theirs.unmoved, n_steps=24)
+    expected = interventions.least_mse_at(ours, dose, kind=kind, n_steps=24)
+    assert (reached, error) == pytest.approx((expected.aedp, expected.mse), rel=2e-3)
+
+
+def test_every_stage_runs_and_has_a_floor(tiny):
+    found = stages.stages(tiny)
+    assert tuple(found) == stages.STAGES
+    assert found["residuals"].factor == 2  # 2 of 4 blocks are built
+    for name in ("residuals", "encode sweep", "spectra", "clusters", "steps, valid edit"):
+        costs = measure.measure(found[name].work, rounds=2, warmup=0)
+        kept = stages.row(tiny, found[name], costs, ROUND, rate=5e9)
+        assert kept["floor_s"] > 0 and kept["share"] > 0
+        assert kept["gflop"] == pytest.approx([5 * seconds for seconds in kept["wall_s"]])
+    assert found["Case 1"].floor(ROUND) > 20 * found["encode sweep"].floor(ROUND) / 10
+
+
+def test_floors_are_those_derived_by_hand():
+    shape = TINY["gpt2"]
+    assert shape.weights_a_block == 4 * 32 * 32 + 2 * 32 * 64
+    assert shapes.GEMMA.weights_a_block == 2304 * (2048 + 1024 + 1024 + 2048 + 3 * 9216)
+    assert limits.residual_floor(shape, 10, ROUND) == 2 * 10 * 2 * 8192 / 1e9
+    assert limits.encode_floor(shape, 100, 10, ROUND) == 10 * 2 * 100 * 32 * 256 / 2e9
+    products, read = 3 * 2 * 100 * 32 * 256 / 2e9, 10 * 2 * 2 * 4 * 100 * 256 / 1e10
+    assert limits.affine_floor(shape, 100, 10, 2, ROUND) == pytest.approx(products + read)
+    # 2 x 1 x 3: no QR of the features, 2 features on 3 rows less their third, three small squares
+    wide = 2 * 4 * (3 - 2 / 3) + 8 / 3 * 8  # prompts: 2 x 2, no QR; the tokens' QR comes first
+    assert limits.spectra_floor(2, 1, 3, ROUND) == pytest.approx(
+        (wide + (8 / 3 * 8) + (2 * 1 * (4 - 1 / 3) + 8 / 3)) / 1e8
+    )
+    assert limits.cluster_floor(3, 5, ROUND) == (2 * 9 * 5 + 4 / 3 * 27) / 1e8
+    sizes = {"n_clusters": 7, "n_active": 50, "n_nonzero": 400, "limits": ROUND}
+    assert limits.step_floor(shape, valid=False, **sizes) == 4 * 7 * 50 * 32 / 1e9
+    assert limits.step_floor(shape, valid=True, **sizes) == 8 * 400 * 32 / 1e10
+
+
+def test_a_call_is_charged_with_the_memory_that_it_adds():
+    def call():
+        return torch.ones(2**24).sum().item()  # 64 MiB
+
+    costs = measure.measure(call, rounds=2)
+    assert len(costs) == 2 and min(cost.cpu_s for cost in costs) > 0
+    assert costs[0].peak_mib is None or costs[0].peak_mib == pytest.approx(64, abs=8)
+
+
+def test_parts_add_up_by_name():
+    parts = measure.Parts()
+    for name in ("a", "b", "a"):
+        with parts(name):
+            sum(range(100_000))
+    assert parts.seconds["a"]["cpu_s"] > parts.seconds["b"]["cpu_s"] > 0
+
+
+@pytest.mark.parametrize(("fixed", "exponent"), [(0.0, 1.0), (0.5, 1.7), (0.3, 1.0), (0.0, 2.5)])
+def test_exponents_of_planted_laws_are_recovered(fixed, exponent):
+    sizes = np.repeat([16, 32, 64, 128, 256], 3)
+    law = fixed + 0.01 * sizes**exponent
+    found = [
+        growth(sizes, law * np.exp(0.02 * np.random.default_rng(seed).standard_normal(len(sizes))))
+        for seed in range(60)
+    ]
+    assert sum(fit.low <= exponent <= fit.high for fit in found) >= 0.85 * len(found)
+    assert np.median([fit.exponent for fit in found]) == pytest.approx(exponent, abs=0.05)
+    assert np.median([fit.fixed for fit in found]) == pytest.approx(fixed, abs=0.1)
+
+
+def a_record(path, seconds, gflops=100.0):
+    rows = [
+        {"shape": "minilm", "stage": stage, "device": "cpu", "precision": "float32",
+         "gflop": [wall * gflops for wall in walls]}
+        for stage, walls in seconds.items()
+    ]  # fmt: skip
+    path.write_text(json.dumps({"stages": rows}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("now", "gflops", "code"),
+    [
+        ([1.0, 1.1, 1.2], 100.0, 0),  # the same
+        ([2.0, 2.2, 2.4], 50.0, 0),  # a machine half as fast
+        ([2.0, 2.2, 2.4], 100.0, 1),  # slower
+        ([1.2, 1.6, 1.7], 100.0, 0),  # its fastest round is as fast as one of the stored
+        ([1.25, 1.3, 1.35], 100.0, 0),  # within the tolerance
+        ([0.2, 0.3, 0.4], 100.0, 0),  # faster
+    ],
+)
+def test_the_guard_speaks_up_when_a_stage_is_slower_and_only_then(
+    tmp_path, capsys, now, gflops, code
+):
+    stored = a_record(tmp_path / "stored.json", {"spectra": [1.0, 1.1, 1.2], "Case 1": [5.0]})
+    fresh = a_record(tmp_path / "fresh.json", {"spectra": now}, gflops)
+    assert compare.main([fresh, "--stored", stored]) == code
+    said = capsys.readouterr().out
+    assert ("SLOWER" in said) == bool(code)
+    assert ("Nothing is slower" in said) != bool(code)
+
+
+def test_the_guard_reads_what_pytest_benchmark_writes(tmp_path):
+    row = {"shape": "minilm", "stage": "spectra", "device": "cpu", "precision": "float32",
+           "gflop": [3.0]}  # fmt: skip
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps({"benchmarks": [{"name": "test", "extra_info": row}]}))
+    assert compare.read_stages(path) == {("minilm", "spectra", "cpu", "float32"): [3.0]}
+
+
+def test_a_side_runs_alone_and_its_result_is_kept(tmp_path):
+    out = tmp_path / "peers.json"
+    work = list(
+        peers.items(1, sides=["library"], shape="minilm", concepts=["days"], levels=[1], doses=[],
+                    device="cpu")
+    )  # fmt: skip
+    (found,) = peers.resume(work, out, budget=60)
+    assert "failed" not in found and set(found["parts"]) == {"load", "model", "encode", "spectra"}
+    assert found["process_cpu_s"] > sum(part["cpu_s"] for part in found["parts"].values())
+    assert found["process_peak_mib"] > 100
+    assert list(peers.resume(work, out, budget=60)) == []
+    (total,) = json.loads(out.read_text())["totals"]
+    assert total["cpu_s"] == pytest.approx(
+        sum(found["parts"][name]["cpu_s"] for name in ("model", "encode", "spectra"))
+    )
+
+
+def test_peers_that_find_no_time_are_named(tmp_path):
+    out = tmp_path / "peers.json"
+    work = [peers.Item(1, "plain", "minilm", "days", levels=1)]
+    assert list(peers.resume(work, out, budget=0)) == []
+    record = json.loads(out.read_text())
+    assert record["runs"] == [] and record["left_out"][0]["concept"] == "days"
