@@ -103,16 +103,6 @@ def encode_floor(shape: Shape, rows: int, n_times: int, limits: Limits) -> float
     return n_times * 2 * rows * shape.d_model * shape.n_features / limits.encode
 
 
-def affine_floor(shape: Shape, rows: int, n_levels: int, n_draws: int, limits: Limits) -> float:
-    """Seconds if pre-activations are put together: (x + s e) W = x W + s (e W).
-
-    One product for the clean tokens and one a draw of noise; then for every level and draw the two
-    parts are read once.
-    """
-    read = n_levels * n_draws * 2 * 4 * rows * shape.n_features / limits.bandwidth
-    return encode_floor(shape, rows, 1 + n_draws, limits) + read
-
-
 def spectra_floor(n_prompts: int, n_slots: int, n_active: int, limits: Limits) -> float:
     """Seconds of one QR of active x tokens, and of bringing three unfoldings to bidiagonal form.
 
