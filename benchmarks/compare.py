@@ -4,7 +4,8 @@
 
 Compared is time x rate of the square matrix product measured just before the stage (GFLOP), never
 raw seconds. A stage is slower if its median is more than `TOLERANCE` times the stored one and not
-even its fastest round is as fast as the slowest stored one. Exits 1 if any is.
+even its fastest round is as fast as the slowest stored one. Exits 1 if any is. Programs beside it
+slow a stage down more than the product: the guard says where there were any.
 """
 
 import argparse
@@ -16,23 +17,21 @@ from statistics import median
 from typing import Any
 
 TOLERANCE = 1.3
+DISTURBED = 0.25  # cores that other programs may keep busy during a stage
 STORED = Path(__file__).parent / "results" / "cpu.json"
 Key = tuple[str, str, str, str]  # shape, stage, device, precision
 
 
-def read_stages(path: Path) -> dict[Key, list[float]]:
-    """GFLOP of each round of each stage, from a record of `everything` or of pytest-benchmark."""
+def read_stages(path: Path) -> dict[Key, dict[str, Any]]:
+    """The stages of a record of `everything` or of pytest-benchmark."""
     record = json.loads(path.read_text())
     rows = (
         record["stages"]
         if "stages" in record
         else [benchmark["extra_info"] for benchmark in record["benchmarks"]]
     )
-    return {
-        (row["shape"], row["stage"], row["device"], row["precision"]): row["gflop"]
-        for row in rows
-        if "gflop" in row
-    }
+    names = ("shape", "stage", "device", "precision")
+    return {tuple(row[name] for name in names): row for row in rows if "gflop" in row}
 
 
 def is_slower(fresh: list[float], stored: list[float], tolerance: float = TOLERANCE) -> bool:
@@ -41,21 +40,24 @@ def is_slower(fresh: list[float], stored: list[float], tolerance: float = TOLERA
 
 
 def compared(
-    fresh: Mapping[Key, list[float]],
-    stored: Mapping[Key, list[float]],
+    fresh: Mapping[Key, dict[str, Any]],
+    stored: Mapping[Key, dict[str, Any]],
     tolerance: float = TOLERANCE,
 ) -> list[dict[str, Any]]:
     """A row for each stage that was run: its key, both medians, their ratio and the verdict."""
     rows = []
-    for key, now in fresh.items():
-        then = stored.get(key)
+    for key, found in fresh.items():
+        now = found["gflop"]
         row: dict[str, Any] = {"key": key, "fresh": median(now), "verdict": "new"}
-        if then is not None:
+        if key in stored:
+            then = stored[key]["gflop"]
             row |= {"stored": median(then), "ratio": median(now) / median(then)}
             faster = is_slower(then, now, tolerance)
             row["verdict"] = "faster" if faster else "as before"
             if is_slower(now, then, tolerance):
                 row["verdict"] = "SLOWER"
+        if (others := found.get("others_cores", 0.0)) > DISTURBED:
+            row["verdict"] += f" (others kept {others:.1f} cores busy)"
         rows.append(row)
     return rows
 
@@ -90,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{args.fresh} and {args.stored} have no stage in common")
     print("Time x rate of the matrix product in the same run (GFLOP):")
     print(table(rows))
-    slower = [" ".join(row["key"][:2]) for row in rows if row["verdict"] == "SLOWER"]
+    slower = [" ".join(row["key"][:2]) for row in rows if "SLOWER" in row["verdict"]]
     print(
         f"Slower than {args.tolerance:g} times the stored record: {', '.join(slower)}"
         if slower

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 MIB = 2**20
@@ -19,11 +20,13 @@ class Cost:
     """One round: wall seconds, CPU seconds of all threads, peak memory above the start (MiB).
 
     The memory is the device's; `peak_mib` is None where the system does not tell (not Linux).
+    `others_s` are the CPU seconds that all other processes took meanwhile.
     """
 
     wall_s: float
     cpu_s: float
     peak_mib: float | None
+    others_s: float = 0.0
 
 
 def synchronize(device: str) -> None:
@@ -42,23 +45,14 @@ class Meter:
 
     def __call__(self) -> Any:
         synchronize(self.device)
-        before = reset_peak(self.device)
+        before, busy = reset_peak(self.device), busy_s()
         wall, cpu = time.perf_counter(), time.process_time()
         out = self.work()
         synchronize(self.device)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         peak = None if before is None else peak_mib(self.device) - before
-        self.costs.append(Cost(wall, cpu, peak))
+        self.costs.append(Cost(wall, cpu, peak, max(0.0, busy_s() - busy - cpu)))
         return out
-
-    def best(self) -> Cost:
-        """Least wall time and least CPU time of all rounds, and the largest peak."""
-        peaks = [cost.peak_mib for cost in self.costs if cost.peak_mib is not None]
-        return Cost(
-            min(cost.wall_s for cost in self.costs),
-            min(cost.cpu_s for cost in self.costs),
-            max(peaks, default=None),
-        )
 
 
 def measure(
@@ -71,6 +65,12 @@ def measure(
     for _ in range(rounds):
         meter()
     return meter.costs
+
+
+def busy_s() -> float:
+    """CPU seconds that all processes have taken since the machine started."""
+    times = psutil.cpu_times()
+    return times.user + times.system
 
 
 def reset_peak(device: str) -> float | None:

@@ -229,7 +229,7 @@ def row(
     """What is kept of a stage; times in seconds, `gflop` is time x rate of the square product.
 
     `rate` is that of the square float32 product just before the stage (operations a second).
-    `share` is floor over median time.
+    `share` is floor over median time, `others_cores` how many cores other programs kept busy.
     """
     wall = [cost.wall_s for cost in costs]
     peaks = [cost.peak_mib for cost in costs if cost.peak_mib is not None]
@@ -240,6 +240,7 @@ def row(
         "peak_mib": max(peaks, default=None), "matmul_gflops": rate / 1e9,
         "gflop": [seconds * rate / 1e9 for seconds in wall], "floor_s": floor,
         "share": floor / median(wall),
+        "others_cores": sum(cost.others_s for cost in costs) / sum(wall),
     }  # fmt: skip
     if stage.factor != 1:
         found["blocks"] = f"{b.shape.blocks_built} of {b.shape.blocks_needed} built"

@@ -39,6 +39,15 @@ TINY = {
 ROUND = Limits("cpu", "float32", square=1e9, encode=2e9, float64=1e8, bandwidth=1e10)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tests run beside each other: threads that wait for each other's cores are slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("shapes")
@@ -259,7 +268,14 @@ def test_the_guard_reads_what_pytest_benchmark_writes(tmp_path):
            "gflop": [3.0]}  # fmt: skip
     path = tmp_path / "bench.json"
     path.write_text(json.dumps({"benchmarks": [{"name": "test", "extra_info": row}]}))
-    assert compare.read_stages(path) == {("minilm", "spectra", "cpu", "float32"): [3.0]}
+    assert compare.read_stages(path) == {("minilm", "spectra", "cpu", "float32"): row}
+
+
+def test_the_guard_says_that_the_machine_was_busy():
+    key = ("minilm", "spectra", "cpu", "float32")
+    fresh = {key: {"gflop": [3.0], "others_cores": 1.0}}
+    (row,) = compare.compared(fresh, {key: {"gflop": [1.0]}})
+    assert row["verdict"] == "SLOWER (others kept 1.0 cores busy)"
 
 
 def test_a_side_runs_alone_and_its_result_is_kept(tmp_path):
