@@ -4,8 +4,8 @@
         [--budget 3600] [--shapes minilm,gpt2-small] [--parts stages,scaling,peers]
 
 The record: machine, date, limits, stages, scaling, peers, and what was left out with the reason.
-It is written anew after every result. Results of peers are also kept in `_build/`, and are not
-measured again by a second call there.
+It is written anew after every result. Results of peers are also kept in `_build/peers-*.json`, and
+are not measured again by a second call there: remove that file when the code has changed.
 """
 
 import argparse

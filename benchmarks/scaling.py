@@ -99,7 +99,8 @@ def work(stage: str, size: Size, shape: Shape, model: Any, device: str) -> Calla
     if stage == "encode":
         return partial(encode, sae, here.x)
     if stage == "spectra":
-        return partial(modal_spectra, torch.randn(len(here.x), size.features), size.tokens)
+        values = torch.randn(len(here.x), size.features, device=device)
+        return partial(modal_spectra, values, size.tokens)
     if stage == "sweep":
         return partial(
             sweep, here, {"SAE": sae}, sparse=["SAE"], levels=levels(size.levels),
