@@ -20,6 +20,7 @@ from saerepgeo_lib.residuals import batches_of
 _NORMALISED = ("layer_norm", "constant_norm_rescale")
 HELD = 2**30  # bytes that the two products may take together
 IN_CACHE = 2**22  # bytes of pre-activations that a CPU works on at once
+_COLUMNS = 1024  # of the encoder's weights, that a core multiplies at once: they fit its cache
 _GROUP = 64  # latents of which the largest stands for all while the k largest are sought
 
 
@@ -91,9 +92,9 @@ class NoisyCodes:
 
     def _times_encoder(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens F"]:
         out, weights = x.new_empty(len(x), self._sae.cfg.d_sae), self._sae.W_enc.detach()
-        n_parts = self._pool.size if x.device.type == "cpu" else 1
-        parts = batches_of(len(x), -(-len(x) // n_parts))
-        list(self._pool.map(lambda rows: torch.mm(x[rows], weights, out=out[rows]), parts))
+        size = _COLUMNS if x.device.type == "cpu" else out.shape[1]
+        parts = batches_of(out.shape[1], size)
+        list(self._pool.map(lambda f: torch.mm(x, weights[:, f], out=out[:, f]), parts))
         return out
 
 
