@@ -41,11 +41,10 @@ class NoisyCodes:
         self._affine = type(sae).encode in _LATENTS and size <= held and _plain(sae, x)
         if self._affine:
             self._normalised = sae.cfg.normalize_activations in _NORMALISED
-            self._product = self._times_encoder(self._centred(x))
-            self._bias = getattr(sae, "b_gate" if isinstance(sae, GatedSAE) else "b_enc")
-            self._bias = self._bias - (sae.b_dec * sae.cfg.apply_b_dec_to_input) @ sae.W_enc
-            if not self._normalised:
-                self._product += self._bias
+            centre = sae.b_dec * sae.cfg.apply_b_dec_to_input
+            self._product = self._times_encoder(torch.cat([-centre[None], self._centred(x)]))
+            self._bias = self._product[0] + (sae.b_gate if isinstance(sae, GatedSAE) else sae.b_enc)
+            self._product = self._product[1:]
 
     def clean(self) -> Codes:
         """The latents of `x`."""
@@ -72,11 +71,11 @@ class NoisyCodes:
         parts = batches_of(len(noisy), max(1, budget // (self._product[0].nbytes)))
         found = []
         for rows in parts:
-            pre = self._product[rows]
-            if product is not None:
-                pre = torch.add(pre, product[rows], alpha=scale)
+            step = 0.0 if product is None else product[rows]
+            pre = torch.add(self._product[rows], step, alpha=scale)
             if self._normalised:
-                pre = torch.addcmul(self._bias, pre, self._factor(noisy[rows]))
+                pre *= self._factor(noisy[rows])
+            pre += self._bias
             found.append(self._latents(self._sae, pre))
         return join(found, parts)
 
