@@ -12,7 +12,7 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> s
 -> synthetic, theory -> calibration, calibration_arrangements, error_rates, ablation
 (estimators against known answers)
 -> records -> plots, plots_* -> repository, colab -> parameters, notebooks -> run_key, runner
--> grid, sweep, collect, compare (many runs, one table)
+-> grid, sweep, collect, compare (many runs, one table), costs (the benchmarks' record)
 -> pages -> ledger, figure_index, page_header, glossary -> book, book_zip, cli
 
 `corpus` and `training` make the shipped autoencoders; `cores`, `errors`, `files`, `strict_yaml`

@@ -34,12 +34,14 @@ def run_key(source: Path, values: dict[str, Any], *, cwd: Path) -> str:
     the versions of all installed packages, Python's and the architecture. It does not know of what
     a name on the hub stands for, nor of what device "auto" finds. Prose is no part of it.
     Collected tables (data/sweeps) count for the notebook that reads them only, else a table would
-    change the keys of the runs that it was made from.
+    change the keys of the runs that it was made from; so do the benchmarks' results.
     """
     data = sorted(p for p in data_dir().rglob("*") if p.is_file() and p.suffix != ".md")
     code = _code(source, *_state(source))
     if not any("shipped_claims" in cell for cell in code):
         data = [p for p in data if p.parent.name != "sweeps"]
+    if any("shipped_costs" in cell for cell in code):
+        data += sorted((_LIBRARY.parent / "benchmarks" / "results").glob("*.json"))
     used = [Path(p).resolve() for v in values.values() for p in _files_named(v, cwd)]
     return sha256_json(
         {

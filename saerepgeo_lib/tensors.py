@@ -75,8 +75,10 @@ def latent_tensor(values: Float[Tensor, "tokens F"], n_slots: int) -> Float[Tens
     return rearrange(values, "(prompt token) feature -> prompt token feature", token=n_slots)
 
 
-def merged(values: Float[Tensor, "tokens F"]) -> Float[Tensor, "tokens columns"]:
-    """The features with parallel ones merged: those in use at one and the same token only.
+def merged(
+    values: Float[Tensor, "tokens F"], among: Bool[Tensor, " F"] | None = None
+) -> Float[Tensor, "tokens columns"]:
+    """The features (`among` a choice) with parallel ones merged: those in use at one token only.
 
     A rotation among parallel features leaves all three spectra as they are. Most features of sparse
     codes are such ones, so few columns are left.
@@ -86,6 +88,8 @@ def merged(values: Float[Tensor, "tokens F"]) -> Float[Tensor, "tokens columns"]
         used = (values[rows] != 0).to(values)
         n_used += used.sum(0)
         token += torch.arange(rows.start, rows.stop).to(used) @ used
+    if among is not None:
+        n_used *= among
     lone = n_used == 1  # there, `token` is the one that uses the feature, and the sum its value
     own = float64(values.sum(0)[lone]).square()
     own = own.new_zeros(len(values)).index_add(0, token[lone].long().to(own.device), own).sqrt()
@@ -99,12 +103,11 @@ def difference(a: Codes, b: Codes) -> Float[Tensor, "tokens columns"]:
     So its unfoldings have the singular values of `a - b`, in fewer columns.
     """
     in_a, in_b = torch.isin(a.features, b.features), torch.isin(b.features, a.features)
-    both = float64(_columns(a, in_a)) - float64(_columns(b, in_b))
-    return torch.cat([both, merged(_columns(a, ~in_a)), merged(_columns(b, ~in_b))], 1)
-
-
-def _columns(codes: Codes, chosen: Bool[Tensor, " active"]) -> Float[Tensor, "tokens some"]:
-    return codes.values.index_select(1, chosen.nonzero()[:, 0])
+    left, right = (
+        float64(codes.values.index_select(1, shared.nonzero()[:, 0]))
+        for codes, shared in ((a, in_a), (b, in_b))
+    )
+    return torch.cat([left - right, merged(a.values, ~in_a), merged(b.values, ~in_b)], 1)
 
 
 def modal_spectra(

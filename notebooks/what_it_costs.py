@@ -1,0 +1,203 @@
+# %% [markdown]
+# # What it costs · How far from the machine's limits?
+#
+# A study of geometry is thousands of encodes, spectra and clusterings. This page says what each stage costs, how far
+# that is from what the machine could do, how it grows, and what doing it plainly would cost.
+#
+# On this page you will see
+#
+# - each stage's time beside its *floor*, the time of the matrix products that it cannot avoid;
+# - the library beside a plain implementation that runs the model again at every noise level;
+# - which costs grow in proportion to the data, and which faster;
+# - the least that a GPU could take.
+#
+# **Preset**: none. Models and SAEs have the shapes of MiniLM, GPT-2 small and Gemma-2-2B, and **random weights**: costs
+# depend on shapes, prompts are the concepts' own. Nothing is measured while this page runs: it reads the record that the
+# benchmarks left. `make bench` measures again and says what got slower.
+#
+# **Whose is what?** All `[ours]`.
+
+# %% tags=["remove-cell"]
+# On Colab this cell installs the project; anywhere else it does nothing.
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = ""  # both are written by `saerepgeo notebooks`
+BRANCH = "main"
+if "COLAB_RELEASE_TAG" in os.environ:
+    if not REPOSITORY:
+        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
+    if not Path("companion").is_dir():
+        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
+        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
+    sys.path.insert(0, str(Path("companion").resolve()))
+    from saerepgeo_lib import colab
+
+    colab.set_up()
+
+# %%
+import os
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown
+
+from saerepgeo_lib import costs, plots, plots_costs
+from saerepgeo_lib.models import best_device
+from saerepgeo_lib.records import Record
+
+# %matplotlib inline
+plots.style()
+
+# %% [markdown]
+# ## Parameters
+
+# %% tags=["parameters"]
+measured: str = ""  # a record of the benchmarks; empty: the one that comes with the book
+
+# %% tags=["hide-input"]
+record = Record(
+    notebook="what_it_costs",
+    parameters={name: globals()[name] for name in __annotations__},
+    seeds=[],
+    device=best_device("cpu"),
+)
+with record.stage("read"):
+    found = costs.read_costs(Path(measured or costs.shipped_costs()))
+machine = found["machine"]
+display(
+    Markdown(
+        f"Measured {found['date'][:10]} on {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, torch {machine['torch']}."
+    )
+)
+
+# %% [markdown]
+# ## The machine's limits, in the same run
+#
+# Seconds compare badly between machines. So each benchmark first measures how fast this one multiplies matrices and copies
+# memory; everything below is read against these rates.
+
+# %%
+record.tables["limits"] = costs.limits_table(found)
+record.tables["limits"].style.format(precision=0).hide(axis="index")
+
+# %% [markdown]
+# ## Each stage beside its floor
+#
+# The floor of the residuals is one forward pass up to the hook, counted by the weights that every attended token meets. The
+# floor of a sweep over noise levels is *two* products, not one a level: what an encoder multiplies is affine in its
+# input, so $(x + s\,e)\,W = xW + s\,(eW)$, and the second part serves every level $s$ (where the SAE normalises
+# its input there is one factor a token besides). That the latents are those of the SAE's own `encode` is tested for each
+# architecture. Case 1's floor is the forward pass and these products; its spectra are not in it.
+
+# %% mystnb={"image": {"alt": "Horizontal bars of seconds by stage on a logarithmic axis, one panel a shape, each with a mark for its floor.", "classes": "dark-light"}, "figure": {"caption": "Time of each stage on one concept (months), and its floor.", "name": "stages"}}
+record.tables["stages"] = stages = costs.stage_table(found)
+plots_costs.plot_stages(stages)
+
+# %%
+stages.style.format(precision=2, na_rep="–", subset=["seconds", "CPU s", "floor", "share"]).format(
+    precision=0, na_rep="–", subset=["peak MiB"]
+).hide(axis="index")
+
+# %% [markdown]
+# *share* is floor over time. Where it is small, the stage is not made of products: clustering builds trees, a step of
+# an intervention is many small operations, and a search among the k largest latents reads every one.
+#
+# ## Beside the plain way
+#
+# The plain side is what one writes first: run the model with noise added at the hook, for every level; encode every
+# token; keep dense latents; decompose the unfoldings as they are. *Lean* is the same with spectra of the library's tokens only, so
+# that the spectra of padding cannot flatter us. Tests show that all sides give the same spectra. For Case 3 the plain side
+# moves dense copies of all latents at every step; *searched* is the library without its theorem's short cut.
+
+# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1 at the shape of GPT-2 small, for the library, the lean and the plain side. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain sides pay for the model at each level.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 on all nine concepts at GPT-2 small's shape, one draw of noise. *: computed.", "name": "peers"}}
+record.tables["peers"] = peers = costs.peers_table(found)
+plots_costs.plot_peers(peers)
+
+# %%
+peers.dropna(axis=1, how="all").style.format(precision=1, na_rep="–").hide(axis="index")
+
+# %% tags=["hide-input"]
+display(
+    Markdown(
+        "\n".join(
+            f"- Case {row['case']}, {row['task']}: the {row['side']} side takes {row['ratio']:.1f} times the library's CPU time "
+            f"on {row['concepts']} concept{'s' if row['concepts'] > 1 else ''} ({row['how']})."
+            for row in peers.to_dict("records")
+            if row["side"] in (costs.LEAN, costs.PLAIN)
+        )
+    )
+)
+
+# %% [markdown]
+# ## How cost grows
+#
+# Each stage with one size changed at a time; a cost of $a + b\,n^p$ is fitted.
+
+# %% mystnb={"image": {"alt": "Cost over the smallest size's cost against size, logarithmic axes, one panel for prompts, tokens, features, levels and seeds, with a dashed line of exponent one. In the shipped record spectra and the sweep rise above the line with prompts and tokens; with levels and seeds the sweep does not.", "classes": "dark-light"}, "figure": {"caption": "Growth of each stage's CPU time along each axis.", "name": "growth"}}
+plots_costs.plot_growth(costs.growth_points(found))
+
+# %%
+record.tables["growth"] = growth = costs.growth_table(found)
+growth.style.format(precision=2, subset=["exponent", "low", "high"]).format(
+    precision=0, na_rep="–", subset=["MiB first", "MiB last"]
+).hide(axis="index")
+
+# %% tags=["hide-input"]
+over = growth[growth["low"] > 1.05]
+names = "; ".join(
+    f"{row['stage']} with {row['axis']} ({row['exponent']:.2f})" for row in over.to_dict("records")
+)
+display(
+    Markdown(
+        f"Surely faster than in proportion (the interval lies above 1.05): {names or 'nothing'}."
+    )
+)
+
+# %% [markdown]
+# **Why spectra grow faster.** All singular values of $n$ tokens on $m \ge n$ columns take about $2 m n^2$ operations: linear in
+# the columns, quadratic in the tokens, and the columns in use grow with the tokens too. What bounds it: features in use
+# at a single token are parallel columns and are merged first, without any change to the spectra; the rest is rotated into
+# $n$ columns once and serves all three modes. So no problem exceeds tokens x tokens, whatever the SAE's width.
+#
+# **Memory.** A sweep keeps spectra, not latents: a core works on one level at a time, so memory grows neither with levels nor
+# with seeds (the last two columns, for the axes levels and seeds).
+#
+# ## What to expect elsewhere
+#
+# Measured here; for GPUs only a bound is known, computed from the operations of the floor and the vendor's rate for float32.
+
+# %%
+record.tables["expected"] = costs.expected_table(found)
+record.tables["expected"].style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# A GPU takes longer than its bound: the spectra are many small decompositions in double precision, which it does badly, and the
+# library waits for each count of active features. **No GPU was measured yet**;
+# `python -m benchmarks.everything --device cuda --out benchmarks/results/gpu.json` leaves the record, and this page reads it
+# with the parameter `measured`.
+#
+# ## Summary
+#
+# - The residual stream is computed once; noise enters after the model.
+# - Noise levels cost additions and a search, not products.
+# - What is left is the forward pass, and spectra that grow with the square of the tokens.
+#
+# ## Exercises
+#
+# 1. Which stage would gain most from a GPU, and which least?
+# 2. Run `make bench`, then make `merged` in `tensors.py` return its input in double precision. What does the guard say?
+#
+# ```{dropdown} Solutions
+# 1. Most: the residuals, nearly all products. Least: clustering, which runs on the CPU.
+# 2. The spectra and Case 1 get slower at the wide SAE; the stages before them do not.
+# ```
+
+# %%
+pd.DataFrame(record.stages).T.style.format(precision=1)
+
+# %%
+record.write(Path(os.environ.get("SAEREPGEO_RECORD", "what_it_costs.record.json")))

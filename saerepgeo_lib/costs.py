@@ -1,0 +1,148 @@
+"""What the library costs: the record of the benchmarks, as tables."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from saerepgeo_lib.colab import ROOT
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.files import read_json
+
+_PARTS = ("machine", "date", "limits", "stages", "scaling", "peers")
+# float32 operations a second without tensor cores, from the vendor's datasheets
+DATASHEETS = {"Colab's T4": 8.1e12, "an H100 or H200": 67e12}
+LIBRARY, LEAN, PLAIN = "library", "lean", "plain"
+MEASURED, COMPUTED = "measured", "computed"
+
+
+def shipped_costs() -> Path:
+    """The record that comes with the book; `python -m benchmarks.everything` makes one."""
+    return ROOT / "benchmarks" / "results" / "cpu.json"
+
+
+def read_costs(path: Path) -> dict[str, Any]:
+    """A record of the benchmarks. Raises UserError for a file that is none."""
+    record = read_json(path)
+    missing = [part for part in _PARTS if not isinstance(record, dict) or part not in record]
+    if missing:
+        raise UserError(
+            f"{path} is no record of the benchmarks: it lacks {', '.join(missing)}; "
+            "make one with 'python -m benchmarks.everything --out FILE'"
+        )
+    return dict(record)
+
+
+def limits_table(record: dict[str, Any]) -> pd.DataFrame:
+    """The rates measured beside each shape: GFLOP/s of products, GB/s of a copy."""
+    names = {"encode": "encoder's product", "square": "square product", "float64": "in float64"}
+    rows = [
+        {"shape": found["shape"]}
+        | {f"{name} (GFLOP/s)": found[key] / 1e9 for key, name in names.items()}
+        | {"copy (GB/s)": found["bandwidth"] / 1e9}
+        for found in record["limits"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def stage_table(record: dict[str, Any]) -> pd.DataFrame:
+    """A row a stage: shape, stage, seconds (median), CPU seconds, peak MiB, floor, share, how."""
+    rows = []
+    for found in record["stages"]:
+        seconds = found.get("computed_wall_s", pd.Series(found["wall_s"]).median())
+        how = f"{COMPUTED}: {found['blocks']}" if "blocks" in found else MEASURED
+        floor = seconds * found["share"]
+        rows.append((found["shape"], found["stage"], seconds, found["cpu_s"], found["peak_mib"],
+                     floor, found["share"], how))  # fmt: skip
+    columns = ["shape", "stage", "seconds", "CPU s", "peak MiB", "floor", "share", "how"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def growth_table(record: dict[str, Any]) -> pd.DataFrame:
+    """A row a stage and axis: exponent of the cost with its interval, and memory at both ends."""
+    rows = []
+    for found in record["scaling"]:
+        first, last = found["points"][0], found["points"][-1]
+        rows.append((found["stage"], found["axis"], first["size"], last["size"], found["exponent"],
+                     found["low"], found["high"], first["peak_mib"], last["peak_mib"]))  # fmt: skip
+    columns = ["stage", "axis", "from", "to", "exponent", "low", "high", "MiB first", "MiB last"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def growth_points(record: dict[str, Any]) -> pd.DataFrame:
+    """A row a size: stage, axis, size, CPU seconds (least of the repeats)."""
+    rows = [
+        (found["stage"], found["axis"], point["size"], min(point["cpu_s"]))
+        for found in record["scaling"]
+        for point in found["points"]
+    ]
+    return pd.DataFrame(rows, columns=["stage", "axis", "size", "CPU s"])
+
+
+def peers_table(record: dict[str, Any]) -> pd.DataFrame:
+    """A row a side and task: case, task, side, concepts, a column a part, CPU s, ratio, peak, how.
+
+    "ratio" is the side's CPU time over the library's on the same concepts. The plain sides' work at
+    n levels is n times that at one; where it was not measured on all concepts it is computed so.
+    """
+    runs = pd.DataFrame([_flat(run) for peers in record["peers"] for run in peers["runs"]])
+    rows = []
+    for (case, task), part in runs.groupby(["case", "task"], sort=False):
+        own = part[part["side"] == LIBRARY].set_index("concept")
+        for side, found in part.groupby("side", sort=False):
+            rows.append(_side(case, task, side, found, own) | {"how": MEASURED})
+        for side in (LEAN, PLAIN):
+            one = runs[(runs["case"] == 1) & (runs["side"] == side) & (runs["levels"] == 1)]
+            known = part[part["side"] == side]
+            if case == 1 and part["levels"].iloc[0] > 1 and len(known) < len(own) == len(one):
+                levels = part["levels"].iloc[0]
+                many = one.assign(**{c: one[c] * levels for c in (*_parts(one), "CPU s")})
+                rows.append(_side(case, task, side, many.assign(MiB=float("nan")), own))
+                rows[-1]["how"] = f"{COMPUTED}: {levels:.0f} times one level"
+    return pd.DataFrame(rows)
+
+
+def _flat(run: dict[str, Any]) -> dict[str, Any]:
+    parts = {name: cost["cpu_s"] for name, cost in run["parts"].items() if name != "load"}
+    levels = run["levels"]
+    tasks = {1: "one noise level", None: f"five doses, {run['kind']} edits"}
+    return {
+        "case": run["case"], "task": tasks.get(levels, f"{levels} noise levels"), "levels": levels,
+        "side": run["side"], "concept": run["concept"], **parts, "CPU s": sum(parts.values()),
+        "MiB": run["process_peak_mib"],
+    }  # fmt: skip
+
+
+def _parts(found: pd.DataFrame) -> list[str]:
+    others = {"case", "task", "levels", "side", "concept", "CPU s", "MiB"}
+    return [str(name) for name in found if name not in others]
+
+
+def _side(
+    case: Any, task: Any, side: Any, found: pd.DataFrame, own: pd.DataFrame
+) -> dict[str, Any]:
+    same = own.loc[[c for c in found["concept"] if c in own.index], "CPU s"].sum()
+    return {
+        "case": case, "task": task, "side": side, "concepts": len(found),
+        **{name: found[name].sum(min_count=1) for name in _parts(found)},
+        "CPU s": found["CPU s"].sum(), "ratio": found["CPU s"].sum() / same if same else None,
+        "peak MiB": found["MiB"].max(),
+    }  # fmt: skip
+
+
+def expected_table(record: dict[str, Any]) -> pd.DataFrame:
+    """Case 1 of one concept without nulls: seconds here, and the least that a GPU could take.
+
+    The latter are the operations of its floor over the datasheet's rate: spectra, transfers and
+    all that is no product come on top, so it is a bound and no forecast.
+    """
+    rates = {found["shape"]: found for found in record["limits"]}
+    rows = []
+    for shape, part in stage_table(record).groupby("shape", sort=False):
+        floors = part.set_index("stage")["floor"]
+        work = floors["residuals"] * rates[shape]["square"]
+        work += floors["encode sweep"] * rates[shape]["encode"]
+        seconds = part.set_index("stage")["seconds"].get("Case 1, no nulls")
+        row = {"shape": shape, "operations (GFLOP)": work / 1e9, "here (s)": seconds}
+        rows.append(row | {f"{name}, at least (s)": work / r for name, r in DATASHEETS.items()})
+    return pd.DataFrame(rows)

@@ -1,0 +1,89 @@
+"""The page of costs reads the benchmarks' record: tables against planted numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from saerepgeo_lib import costs, plots_costs
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.files import write_json
+
+
+def run(side, concept, levels, model, spectra, *, case=1, kind=None):
+    return {
+        "case": case, "side": side, "concept": concept, "levels": levels, "kind": kind,
+        "parts": {"load": {"cpu_s": 9.0}, "model": {"cpu_s": model}, "spectra": {"cpu_s": spectra}},
+        "process_peak_mib": 100.0 * model,
+    }  # fmt: skip
+
+
+def stage(name, seconds, share, **more):
+    return {"shape": "s", "stage": name, "wall_s": seconds, "cpu_s": 1.0, "peak_mib": 5.0,
+            "share": share, **more}  # fmt: skip
+
+
+@pytest.fixture
+def record():
+    runs = [run("library", c, n, 1.0, 0.5 * n) for n in (1, 10) for c in "ab"]
+    runs += [run("plain", c, 1, 2.0, 1.0) for c in "ab"] + [run("plain", "a", 10, 20.0, 10.0)]
+    points = [{"size": n, "cpu_s": [2.0 * n, 3.0 * n], "peak_mib": 7.0} for n in (1, 2, 4, 8)]
+    return {
+        "machine": {}, "date": "", "peers": [{"runs": runs}],
+        "limits": [{"shape": "s", "encode": 2e9, "square": 4e9, "float64": 1e9, "bandwidth": 3e9}],
+        "stages": [
+            stage("residuals", [1.0, 2.0, 3.0], 0.5, blocks="2 of 20 built", computed_wall_s=20.0),
+            stage("encode sweep", [4.0], 0.25), stage("Case 1, no nulls", [8.0], 0.5),
+        ],
+        "scaling": [{"stage": "encode", "axis": "prompts", "points": points, "exponent": 1.0,
+                     "low": 0.9, "high": 1.1}],
+    }  # fmt: skip
+
+
+def test_a_file_that_is_no_record_says_what_it_lacks(tmp_path):
+    write_json(tmp_path / "x.json", {"machine": {}, "date": ""})
+    with pytest.raises(UserError, match=r"lacks limits, stages, scaling, peers; make one with"):
+        costs.read_costs(tmp_path / "x.json")
+
+
+def test_stages_show_medians_and_mark_what_was_computed(record):
+    found = costs.stage_table(record).set_index("stage")
+    assert found.loc["residuals", ["seconds", "floor"]].tolist() == [20.0, 10.0]
+    assert found.loc["residuals", "how"] == "computed: 2 of 20 built"
+    assert found.loc["encode sweep", ["seconds", "floor", "how"]].tolist() == [4.0, 1.0, "measured"]
+
+
+def test_plain_sides_without_all_concepts_are_computed_from_one_level(record):
+    found = costs.peers_table(record)
+    one, many = (found[found["task"] == task] for task in ("one noise level", "10 noise levels"))
+    assert one.set_index("side")["ratio"].to_dict() == {"library": 1.0, "plain": 2.0}
+    measured, computed = (many[many["side"] == "plain"].iloc[i] for i in (0, 1))
+    assert (measured["concepts"], measured["CPU s"], measured["ratio"]) == (1, 30.0, 5.0)
+    assert (computed["concepts"], computed["CPU s"], computed["ratio"]) == (2, 60.0, 5.0)
+    assert computed["how"] == "computed: 10 times one level" and np.isnan(computed["peak MiB"])
+    assert measured["peak MiB"] == 2000.0
+
+
+def test_the_least_that_a_gpu_takes_is_operations_over_its_rate(record):
+    (row,) = costs.expected_table(record).to_dict("records")
+    assert row["operations (GFLOP)"] == 10.0 * 4 + 1.0 * 2 and row["here (s)"] == 8.0
+    assert row["Colab's T4, at least (s)"] == pytest.approx(42e9 / 8.1e12)
+
+
+def test_growth_keeps_the_least_of_the_repeats(record):
+    assert costs.growth_points(record)["CPU s"].tolist() == [2.0, 4.0, 8.0, 16.0]
+    assert costs.growth_table(record).loc[0, ["from", "to", "MiB last"]].tolist() == [1, 8, 7.0]
+
+
+def test_figures_show_every_stage_side_and_axis(record):
+    stages = plots_costs.plot_stages(costs.stage_table(record))
+    assert [t.get_text() for t in stages.axes[0].get_yticklabels()][::-1] == [
+        "residuals", "encode sweep", "Case 1, no nulls"
+    ]  # fmt: skip
+    peers = plots_costs.plot_peers(costs.peers_table(record))
+    assert [ax.get_title() for ax in peers.axes] == ["one noise level", "10 noise levels"]
+    said = [text.get_text() for ax in peers.axes for text in ax.texts]
+    assert " 60 s*" in said and " 6 s" in said
+    growth = plots_costs.plot_growth(costs.growth_points(record))
+    (line, one) = growth.axes[0].get_lines()[:2]
+    np.testing.assert_allclose(line.get_ydata(), [1, 2, 4, 8])
+    assert isinstance(costs.limits_table(record), pd.DataFrame) and len(one.get_xdata()) == 2
