@@ -147,13 +147,13 @@ growth.style.format(precision=2, subset=["exponent", "low", "high"]).format(
 ).hide(axis="index")
 
 # %% tags=["hide-input"]
-over = growth[growth["low"] > 1.05]
+over = growth[growth["low"] > costs.LINEAR]
 names = "; ".join(
     f"{row['stage']} with {row['axis']} ({row['exponent']:.2f})" for row in over.to_dict("records")
 )
 display(
     Markdown(
-        f"Surely faster than in proportion (the interval lies above 1.05): {names or 'nothing'}."
+        f"Surely faster than in proportion (the interval lies above {costs.LINEAR}): {names or 'nothing'}."
     )
 )
 

@@ -46,7 +46,7 @@ def plot_peers(table: pd.DataFrame) -> Figure:
             ax.barh(sides, width, left=left, color=COLOURS[i], hatch=_HATCHES[i % 4],
                     edgecolor="white", linewidth=0.5, label=part)  # fmt: skip
             left += width
-        for place, (total, how) in enumerate(zip(left, rows["how"].astype(str), strict=True)):
+        for place, (total, how) in enumerate(zip(left, rows["how"].fillna(""), strict=True)):
             mark = "*" if how.startswith(COMPUTED) else ""
             ax.text(total, place, f" {total:,.0f} s{mark}", va="center", fontsize=9)
         ax.set_xlim(0, 1.3 * left.max())

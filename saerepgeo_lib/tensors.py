@@ -1,5 +1,7 @@
 """The latent tensor, its unfoldings, their SSPD matrices and singular values."""
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -93,21 +95,24 @@ def merged(
     lone = n_used == 1  # there, `token` is the one that uses the feature, and the sum its value
     own = float64(values.sum(0)[lone]).square()
     own = own.new_zeros(len(values)).index_add(0, token[lone].long().to(own.device), own).sqrt()
-    several = values.index_select(1, (n_used > 1).nonzero()[:, 0])
-    return torch.cat([float64(several), torch.diag(own)[:, own > 0]], 1)
+    several, own_columns = (n_used > 1).nonzero()[:, 0], torch.diag(own)[:, own > 0]
+    out = own.new_empty(len(values), len(several) + own_columns.shape[1])
+    out[:, : len(several)] = values.index_select(1, several)
+    out[:, len(several) :] = own_columns
+    return out
 
 
-def difference(a: Codes, b: Codes) -> Float[Tensor, "tokens columns"]:
-    """`a - b` up to a rotation of its features: those in both, then the others `merged`.
+def difference(a: Codes, b: Codes) -> list[Float[Tensor, "tokens _"]]:
+    """`a - b` up to a rotation of its features, in blocks: those in both, then others `merged`.
 
-    So its unfoldings have the singular values of `a - b`, in fewer columns.
+    Side by side they have the singular values of `a - b` in every mode, in fewer columns.
     """
     in_a, in_b = torch.isin(a.features, b.features), torch.isin(b.features, a.features)
     left, right = (
         float64(codes.values.index_select(1, shared.nonzero()[:, 0]))
         for codes, shared in ((a, in_a), (b, in_b))
     )
-    return torch.cat([left - right, merged(a.values, ~in_a), merged(b.values, ~in_b)], 1)
+    return [left - right, merged(a.values, ~in_a), merged(b.values, ~in_b)]
 
 
 def modal_spectra(
@@ -126,14 +131,14 @@ def modal_spectra(
     return {mode: singular_values(unfold(tensor, mode)) for mode in MODES}
 
 
-def modal_norms(values: Float[Tensor, "tokens F"], n_slots: int) -> dict[int, float]:
-    """Spectral norms of the three unfoldings, by mode.
+def modal_norms(blocks: Sequence[Float[Tensor, "tokens _"]], n_slots: int) -> dict[int, float]:
+    """Spectral norms of the three unfoldings, by mode; the features come in blocks.
 
     From the tokens' Gram matrix, whose blocks sum to the Gram matrices of modes 1 and 2; the
     largest eigenvalue loses no digits to squaring.
     """
-    z = float64(values)
-    gram = rearrange(z @ z.T, "(p t) (q u) -> p t q u", t=n_slots, u=n_slots)
+    whole = torch.stack([z @ z.T for z in map(float64, blocks)]).sum(0)
+    gram = rearrange(whole, "(p t) (q u) -> p t q u", t=n_slots, u=n_slots)
     grams = {
         1: gram.diagonal(dim1=1, dim2=3).sum(-1),
         2: gram.diagonal(dim1=0, dim2=2).sum(-1),
