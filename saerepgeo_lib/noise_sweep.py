@@ -4,6 +4,7 @@ One noise draw per seed serves all levels, so a profile changes with the level a
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saerepgeo_lib.cores import Workers, workers
+from saerepgeo_lib.cores import workers
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.latents import Codes
 from saerepgeo_lib.noisy_codes import NoisyCodes
@@ -188,12 +189,13 @@ def _run(
     encoder: NoisyCodes | _Unencoded,
     columns: Iterable[int],
     *,
-    pool: Workers,
+    pool: Executor,
     bar: "tqdm[Any]",
 ) -> None:
     """One encoder at all levels for the seeds in `columns`; a second label is its permuted null.
 
-    A core works on one level at a time, so that memory grows neither with levels nor with seeds.
+    A core works on one level at a time: what grows with the levels are spectra, and the orders of
+    the null, one a feature that was ever in use.
     """
     n_slots = result.tensor_shape[1]
     scales = [level * result.sigma for level in result.levels[1:]]
@@ -207,6 +209,7 @@ def _run(
         found = zip(starts, *pool.map(measure, scales), strict=True)
         for label, points in zip(labels, found, strict=True):
             result.store(label, s, points)
+        del codes_at, measure  # they hold a product; the next seed makes another
         bar.update()
 
 
@@ -245,6 +248,8 @@ class _Permuted:
         self.clean = self(clean)
 
     def __call__(self, codes: Codes) -> Codes:
+        if not len(codes.features):
+            return codes
         with self._lock:
             orders = [self._order(f, len(codes.values)) for f in codes.features.tolist()]
         places = torch.from_numpy(np.stack(orders)).to(codes.values.device)

@@ -5,19 +5,22 @@ normalises it. So two matrix products, of `x` and of the noise, serve all scales
 """
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from sae_lens import GatedSAE, JumpReLUSAE, StandardSAE, TopKSAE
+from sae_lens.saes.topk_sae import TopK
 from torch import Tensor
 
-from saerepgeo_lib.cores import Workers
 from saerepgeo_lib.latents import MEMORY_BUDGET, Codes, encode, in_use, join
 from saerepgeo_lib.residuals import batches_of
 
 _NORMALISED = ("layer_norm", "constant_norm_rescale")
+_LAYER_NORM_EPS = 1e-5  # SAELens'
 HELD = 2**30  # bytes that the two products may take together
 IN_CACHE = 2**22  # bytes of pre-activations that a CPU works on at once
 _COLUMNS = 1024  # of the encoder's weights, that a core multiplies at once: they fit its cache
@@ -27,20 +30,22 @@ _GROUP = 64  # latents of which the largest stands for all while the k largest a
 class NoisyCodes:
     """The latents of `x`, and of `x` along any noise, equal to `sae.encode`'s up to rounding.
 
-    For SAELens' standard, TopK, JumpReLU and gated SAEs in single or double precision. Another
-    kind, one with hooks, or products beyond `held` bytes: every scale is encoded from scratch.
+    For SAELens' standard, TopK, JumpReLU and gated SAEs in single or double precision. Any other,
+    a subclass, one with hooks, or products beyond `held` bytes: every scale is encoded from
+    scratch.
     """
 
     @torch.no_grad()
     def __init__(
-        self, sae: Any, x: Float[Tensor, "tokens d"], *, pool: Workers, held: int = HELD
+        self, sae: Any, x: Float[Tensor, "tokens d"], *, pool: Executor, held: int = HELD
     ) -> None:
-        self._sae, self.x, self._pool = sae, x, pool
-        self._latents = _LATENTS.get(type(sae).encode, _standard)
+        self._sae, self.x, self._pool, self._lock = sae, x, pool, Lock()
+        self._normalisation = sae.cfg.normalize_activations
+        self._latents = _LATENTS.get(type(sae), _standard)
         size = 2 * len(x) * sae.cfg.d_sae * x.element_size()
-        self._affine = type(sae).encode in _LATENTS and size <= held and _plain(sae, x)
+        self._affine = size <= held and _plain(sae, x)
         if self._affine:
-            self._normalised = sae.cfg.normalize_activations in _NORMALISED
+            self._factors = _factors(sae)
             centre = sae.b_dec * sae.cfg.apply_b_dec_to_input
             self._product = self._times_encoder(torch.cat([-centre[None], self._centred(x)]))
             self._bias = self._product[0] + (sae.b_gate if isinstance(sae, GatedSAE) else sae.b_enc)
@@ -66,28 +71,30 @@ class NoisyCodes:
     ) -> Codes:
         noisy = self.x if noise is None else torch.add(self.x, noise, alpha=scale)
         if not self._affine:
-            return encode(self._sae, noisy)
+            if self._normalisation not in _NORMALISED:
+                return encode(self._sae, noisy)
+            with self._lock:  # such an SAE keeps what it divided by
+                return encode(self._sae, noisy)
         budget = IN_CACHE if noisy.device.type == "cpu" else MEMORY_BUDGET
         parts = batches_of(len(noisy), max(1, budget // (self._product[0].nbytes)))
         found = []
         for rows in parts:
             step = 0.0 if product is None else product[rows]
             pre = torch.add(self._product[rows], step, alpha=scale)
-            if self._normalised:
-                pre *= self._factor(noisy[rows])
+            if self._normalisation in _NORMALISED:
+                pre *= self._scale(noisy[rows])
             pre += self._bias
-            found.append(self._latents(self._sae, pre))
+            found.append(self._latents(self._sae, pre, self._factors))
         return join(found, parts)
 
-    def _factor(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows 1"]:
+    def _scale(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows 1"]:
         """By what the SAE's normalisation multiplies its centred input."""
-        seen, centred = self._sae.run_time_activation_norm_fn_in(x), self._centred(x)
-        length = centred.square().sum(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-        return (seen * centred).sum(1, keepdim=True) / length
+        if self._normalisation == "layer_norm":
+            return 1 / (x.std(1, keepdim=True) + _LAYER_NORM_EPS)
+        return x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True)
 
     def _centred(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
-        layer_norm = self._sae.cfg.normalize_activations == "layer_norm"
-        return x - x.mean(1, keepdim=True) if layer_norm else x
+        return x - x.mean(1, keepdim=True) if self._normalisation == "layer_norm" else x
 
     def _times_encoder(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens F"]:
         out, weights = x.new_empty(len(x), self._sae.cfg.d_sae), self._sae.W_enc.detach()
@@ -99,43 +106,59 @@ class NoisyCodes:
 
 def _plain(sae: Any, x: Float[Tensor, "tokens d"]) -> bool:
     """Whether the SAE's `encode` is its products and its activation, and nothing else."""
+    own = {"encode", "process_sae_in"} & set(vars(sae))
+    hooks = any(m._forward_hooks or m._forward_pre_hooks for m in sae.modules())
+    activation = TopK if isinstance(sae, TopKSAE) else torch.nn.ReLU
     return (
-        sae.dtype == x.dtype
+        type(sae) in _LATENTS
+        and type(sae.activation_fn) is activation
+        and sae.dtype == x.dtype
         and x.dtype in (torch.float32, torch.float64)
         and sae.cfg.reshape_activations == "none"
-        and not any(module._forward_hooks for module in sae.modules())
+        and not own
+        and not hooks
     )
 
 
-def _standard(sae: Any, pre: Float[Tensor, "rows F"]) -> Codes:
+def _factors(sae: Any) -> Float[Tensor, " F"] | None:
+    """What multiplies pre-activations by feature, if anything does."""
+    if isinstance(sae, GatedSAE):
+        return sae.r_mag.exp()
+    rescales = isinstance(sae, TopKSAE) and sae.cfg.rescale_acts_by_decoder_norm
+    return sae.W_dec.norm(dim=-1) if rescales else None
+
+
+def _standard(sae: Any, pre: Float[Tensor, "rows F"], factors: Tensor | None) -> Codes:
     return in_use(sae.activation_fn(pre))
 
 
-def _jumprelu(sae: Any, pre: Float[Tensor, "rows F"]) -> Codes:
+def _jumprelu(sae: Any, pre: Float[Tensor, "rows F"], factors: Tensor | None) -> Codes:
     return in_use(sae.activation_fn(pre) * (pre > sae.threshold))
 
 
-def _gated(sae: Any, pre: Float[Tensor, "rows F"]) -> Codes:
-    magnitudes = sae.activation_fn((pre - sae.b_gate) * sae.r_mag.exp() + sae.b_mag)
+def _gated(sae: Any, pre: Float[Tensor, "rows F"], factors: Tensor | None) -> Codes:
+    magnitudes = sae.activation_fn((pre - sae.b_gate) * factors + sae.b_mag)
     return in_use(magnitudes * (pre > 0))
 
 
-def _topk(sae: Any, pre: Float[Tensor, "rows F"]) -> Codes:
-    if sae.cfg.rescale_acts_by_decoder_norm:
-        pre = pre * sae.W_dec.norm(dim=-1)
+def _topk(sae: Any, pre: Float[Tensor, "rows F"], factors: Tensor | None) -> Codes:
+    if factors is not None:
+        pre = pre * factors
     values, places = largest(pre, sae.activation_fn.k)
     values = values.relu()
     features = (torch.bincount(places[values > 0], minlength=pre.shape[1]) > 0).nonzero()[:, 0]
+    if not len(features):
+        return Codes(values.new_zeros(len(values), 0), features)
     position = torch.searchsorted(features, places).clamp_max(len(features) - 1)
     codes = values.new_zeros(len(values), len(features))
     return Codes(codes.scatter_add_(1, position, values), features)
 
 
-_LATENTS: dict[Any, Callable[[Any, Tensor], Codes]] = {
-    StandardSAE.encode: _standard,
-    JumpReLUSAE.encode: _jumprelu,
-    GatedSAE.encode: _gated,
-    TopKSAE.encode: _topk,
+_LATENTS: dict[type, Callable[[Any, Tensor, Tensor | None], Codes]] = {
+    StandardSAE: _standard,
+    JumpReLUSAE: _jumprelu,
+    GatedSAE: _gated,
+    TopKSAE: _topk,
 }
 
 

@@ -85,11 +85,12 @@ def merged(
     A rotation among parallel features leaves all three spectra as they are. Most features of sparse
     codes are such ones, so few columns are left.
     """
-    n_used, token = values.new_zeros(2, values.shape[1])
+    n_used, token = torch.zeros(2, values.shape[1], device=values.device)
     for rows in batches_of(len(values), _ROWS):
-        used = (values[rows] != 0).to(values)
+        used = (values[rows] != 0).float()
         n_used += used.sum(0)
-        token += torch.arange(rows.start, rows.stop).to(used) @ used
+        place = torch.arange(rows.start, rows.stop, device=used.device)
+        token += (used * place[:, None]).sum(0)
     if among is not None:
         n_used *= among
     lone = n_used == 1  # there, `token` is the one that uses the feature, and the sum its value
@@ -121,8 +122,8 @@ def modal_spectra(
     """Singular values of the three unfoldings of the tensor with these rows, by mode.
 
     Many features are first merged and rotated into as many as there are tokens (Z = core x_3 Q with
-    orthonormal Q from one QR), which leaves all three spectra as they are; so no problem grows
-    beyond tokens x tokens.
+    orthonormal Q from one QR), which leaves all three spectra as they are; so no decomposition but
+    that QR is larger than tokens x tokens.
     """
     z = merged(values)
     if z.shape[1] > z.shape[0]:

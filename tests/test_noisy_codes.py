@@ -12,7 +12,9 @@ from sae_lens import (
     TopKSAE,
     TopKSAEConfig,
 )
+from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 
+from saerepgeo_lib import noisy_codes
 from saerepgeo_lib.cores import workers
 from saerepgeo_lib.noisy_codes import NoisyCodes, largest
 
@@ -95,18 +97,44 @@ def hooked(sae):
     return sae
 
 
-@pytest.mark.parametrize("why", ["own encode", "hook", "memory", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_levels_at_once_in_many_batches_are_those_one_by_one(kind, monkeypatch):
+    monkeypatch.setattr(noisy_codes, "IN_CACHE", 7 * F * 8)
+    sae, (x, noise) = made(kind, "constant_norm_rescale"), draw()
+    scales = [0.1 * i for i in range(40)]
+    with workers() as pool:
+        codes_at = NoisyCodes(sae, x, pool=pool).along(noise)
+        found = list(pool.map(codes_at, scales))
+    for scale, codes in zip(scales, found, strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(dense(codes), sae.encode(x + scale * noise))
+
+
+def test_no_latent_at_all_gives_codes_without_features():
+    sae, (x, noise) = made("topk"), draw()
+    with torch.no_grad():
+        sae.b_enc.fill_(-1e6)
+    _, found, clean = along(sae, x, noise, 0.5)
+    assert found.values.shape == clean.values.shape == (len(x), 0) and found.l0 == 0
+
+
+@pytest.mark.parametrize("why", ["own encode", "signed", "hook", "memory", "bfloat16"])
 def test_what_is_not_affine_or_too_large_is_encoded_by_the_sae_itself(why):
     x, noise = draw(dtype=torch.float32)
     sae = made("standard", dtype="bfloat16" if why == "bfloat16" else "float32")
     if why == "own encode":
         sae.__class__ = Halved
+    elif why == "signed":  # shares TopK's encode, and keeps negative latents
+        torch.manual_seed(0)
+        sae = AbsTopKSAE(AbsTopKSAEConfig(d_in=D, d_sae=F, k=7)).eval()
     elif why == "hook":
         sae = hooked(sae)
     codes, found, _ = along(sae, x, noise, 0.5, held=1 if why == "memory" else 2**30)
     assert not codes._affine
     with torch.no_grad():
-        torch.testing.assert_close(dense(found), sae.encode(x + 0.5 * noise))
+        expected = sae.encode(x + 0.5 * noise)
+    torch.testing.assert_close(dense(found), expected)
+    assert (expected < 0).any() == (why == "signed")
 
 
 @pytest.mark.parametrize(("n", "k"), [(64 * 40, 8), (64 * 40, 11), (1000, 8), (64 * 16, 1)])

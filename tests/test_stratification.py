@@ -65,6 +65,8 @@ def test_permuting_keeps_each_feature_s_values_and_breaks_its_rows(small_sae):
     assert not torch.equal(null.clean.values, codes.values)
     few = Codes(codes.values[:, 3:5], codes.features[3:5])  # a feature's order is its own
     assert torch.equal(null(few).values, null.clean.values[:, 3:5])
+    none = Codes(codes.values[:, :0], codes.features[:0])
+    assert null(none).values.shape == (len(codes.values), 0)
     other = _Permuted(codes, torch.Generator().manual_seed(1))
     assert not torch.equal(other.clean.values, null.clean.values)
 

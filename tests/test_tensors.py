@@ -89,6 +89,16 @@ def test_lone_features_of_a_token_become_one_column():
     assert merged(values).tolist() == [[1.0, 5.0], [2.0, 0.0]]
 
 
+def test_low_precision_codes_merge_as_exactly_as_others():
+    values = torch.zeros(400, 6, dtype=torch.bfloat16)
+    values[301, 0], values[301, 1], values[303, 2], values[5, 3] = 3, 4, 2, 1
+    values[:, 4] = 1
+    found = merged(values)
+    exact = torch.zeros(400, 4, dtype=torch.float64)
+    exact[:, 0], exact[5, 1], exact[301, 2], exact[303, 3] = 1, 1, 5, 2
+    torch.testing.assert_close(found, exact)
+
+
 def test_a_difference_of_codes_has_the_spectra_of_the_dense_one():
     a = Codes(torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([0, 3]))
     b = Codes(torch.tensor([[5.0, 7.0], [0.0, 2.0]]), torch.tensor([3, 4]))
