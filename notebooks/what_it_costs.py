@@ -6,14 +6,15 @@
 #
 # On this page you will see
 #
-# - each stage's time beside its *floor*, the time of the matrix products that it cannot avoid;
+# - each stage's time beside a *floor*, the time of its products (or bytes) at the machine's rates;
 # - the library beside a plain implementation that runs the model again at every noise level;
 # - which costs grow in proportion to the data, and which faster;
 # - the least that a GPU could take.
 #
-# **Preset**: none. Models and SAEs have the shapes of MiniLM, GPT-2 small and Gemma-2-2B, and **random weights**: costs
-# depend on shapes, prompts are the concepts' own. Nothing is measured while this page runs: it reads the record that the
-# benchmarks left. `make bench` measures again and says what got slower.
+# **Preset**: none. Models and SAEs have the shapes of known ones and **random weights**; prompts are the concepts' own.
+# Products cost the same whatever the weights; the number of clusters and how tokens share features do depend on them, so
+# a trained SAE's spectra, clusters and searches cost somewhat else. Nothing is measured while this page runs: it reads the
+# record that the benchmarks left. `make bench` measures again and says what got slower.
 #
 # **Whose is what?** All `[ours]`.
 
@@ -69,16 +70,18 @@ with record.stage("read"):
 machine = found["machine"]
 display(
     Markdown(
-        f"Measured {found['date'][:10]} on {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, torch {machine['torch']}."
+        f"Measured {found['date'][:10]} (stages, growth and head-to-heads in calls of their own) on {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, torch {machine['torch']}.\n\nNot in this record: "
+        + "; ".join(f"{part['what']} ({part['why']})" for part in found["left out"])
+        + "."
     )
 )
 
 # %% [markdown]
-# ## The machine's limits, in the same run
+# ## The machine's limits
 #
-# Seconds compare badly between machines. So each benchmark first measures how fast this one multiplies matrices and copies
-# memory; everything below is read against these rates.
+# Seconds compare badly between machines. So the stages' benchmark first measures how fast this one multiplies matrices and
+# copies memory; stages are read against these rates.
 
 # %%
 record.tables["limits"] = costs.limits_table(found)
@@ -90,8 +93,10 @@ record.tables["limits"].style.format(precision=0).hide(axis="index")
 # The floor of the residuals is one forward pass up to the hook, counted by the weights that every attended token meets. The
 # floor of a sweep over noise levels is *two* products, not one a level: what an encoder multiplies is affine in its
 # input, so $(x + s\,e)\,W = xW + s\,(eW)$, and the second part serves every level $s$ (where the SAE normalises
-# its input there is one factor a token besides). That the latents are those of the SAE's own `encode` is tested for each
-# architecture. Case 1's floor is the forward pass and these products; its spectra are not in it.
+# its input there is one factor a token besides). That the latents are those of the SAE's own `encode` is tested for SAELens'
+# standard, TopK, JumpReLU and gated SAEs; any other kind, and products too large to hold, are encoded level by level.
+# Case 1's floor is the forward pass and these products; its spectra are not in it. Clusters are held against a Gram matrix and its
+# reduction, valid edits against the bytes of the decoder's rows, and Case 3 against the number of steps that it takes.
 
 # %% mystnb={"image": {"alt": "Horizontal bars of seconds by stage on a logarithmic axis, one panel a shape, each with a mark for its floor.", "classes": "dark-light"}, "figure": {"caption": "Time of each stage on one concept (months), and its floor.", "name": "stages"}}
 record.tables["stages"] = stages = costs.stage_table(found)
@@ -103,17 +108,20 @@ stages.style.format(precision=2, na_rep="–", subset=["seconds", "CPU s", "floo
 ).hide(axis="index")
 
 # %% [markdown]
-# *share* is floor over time. Where it is small, the stage is not made of products: clustering builds trees, a step of
-# an intervention is many small operations, and a search among the k largest latents reads every one.
+# *share* is floor over time. A small share means that the stage is made of something else than the products counted.
 #
 # ## Beside the plain way
 #
-# The plain side is what one writes first: run the model with noise added at the hook, for every level; encode every
-# token; keep dense latents; decompose the unfoldings as they are. *Lean* is the same with spectra of the library's tokens only, so
-# that the spectra of padding cannot flatter us. Tests show that all sides give the same spectra. For Case 3 the plain side
-# moves dense copies of all latents at every step; *searched* is the library without its theorem's short cut.
+# The plain side is what one writes first: run the whole model with noise added at the hook, for every level, with
+# `run_with_cache` as it is (logits and all); encode every token, padding too; keep the dense latents of all levels; decompose their
+# unfoldings as they are. *Lean* is the same but decomposes the library's tokens only; tests show that it gives the
+# library's spectra (the plain side's are those of a larger tensor). Much of the ratio is the repeated forward pass: whoever adds the
+# noise after one pass up to the hook, and still encodes and decomposes level by level, saves that part.
+#
+# For Case 3 the plain side moves dense copies of all latents at every step. *Library* is the call of Case 3's page, which
+# adds intervals and distances; *searched* is the library's search alone, the plain side's counterpart.
 
-# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1 at the shape of GPT-2 small, for the library, the lean and the plain side. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain sides pay for the model at each level.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 on all nine concepts at GPT-2 small's shape, one draw of noise. *: computed.", "name": "peers"}}
+# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1, for the library, the lean and the plain side. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain sides pay for the model at each level.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 by part, one draw of noise. *: computed from one level.", "name": "peers"}}
 record.tables["peers"] = peers = costs.peers_table(found)
 plots_costs.plot_peers(peers)
 
@@ -127,7 +135,7 @@ display(
             f"- Case {row['case']}, {row['task']}: the {row['side']} side takes {row['ratio']:.1f} times the library's CPU time "
             f"on {row['concepts']} concept{'s' if row['concepts'] > 1 else ''} ({row['how']})."
             for row in peers.to_dict("records")
-            if row["side"] in (costs.LEAN, costs.PLAIN)
+            if row["side"] != costs.LIBRARY
         )
     )
 )
@@ -135,7 +143,8 @@ display(
 # %% [markdown]
 # ## How cost grows
 #
-# Each stage with one size changed at a time; a cost of $a + b\,n^p$ is fitted.
+# One size changed at a time, on synthetic tokens; a cost of $a + b\,n^p$ is fitted. The intervals count repeats of a call
+# one by one.
 
 # %% mystnb={"image": {"alt": "Cost over the smallest size's cost against size, logarithmic axes, one panel for prompts, tokens, features, levels and seeds, with a dashed line of exponent one. In the shipped record spectra and the sweep rise above the line with prompts and tokens; with levels and seeds the sweep does not.", "classes": "dark-light"}, "figure": {"caption": "Growth of each stage's CPU time along each axis.", "name": "growth"}}
 plots_costs.plot_growth(costs.growth_points(found))
@@ -153,7 +162,7 @@ names = "; ".join(
 )
 display(
     Markdown(
-        f"Surely faster than in proportion (the interval lies above {costs.LINEAR}): {names or 'nothing'}."
+        f"Faster than in proportion (the 95 % interval lies above {costs.LINEAR}): {names or 'nothing'}."
     )
 )
 
@@ -161,29 +170,30 @@ display(
 # **Why spectra grow faster.** All singular values of $n$ tokens on $m \ge n$ columns take about $2 m n^2$ operations: linear in
 # the columns, quadratic in the tokens, and the columns in use grow with the tokens too. What bounds it: features in use
 # at a single token are parallel columns and are merged first, without any change to the spectra; the rest is rotated into
-# $n$ columns once and serves all three modes. So no problem exceeds tokens x tokens, whatever the SAE's width.
+# $n$ columns by one QR that serves all three modes. (The growth of spectra above was measured on dense columns, which nothing merges.)
 #
-# **Memory.** A sweep keeps spectra, not latents: a core works on one level at a time, so memory grows neither with levels nor
-# with seeds (the last two columns, for the axes levels and seeds).
+# **Memory.** A sweep keeps spectra, not latents: a core works on one level at a time. The last two columns show it for the axes
+# levels and seeds. (The permuted null keeps an order of the tokens for each feature that was ever in use.)
 #
 # ## What to expect elsewhere
 #
-# Measured here; for GPUs only a bound is known, computed from the operations of the floor and the vendor's rate for float32.
+# One concept's Case 1 without nulls, measured here; for GPUs only a bound, computed from the operations of the floor and the
+# vendor's rate for float32 without tensor cores (for the larger card that of the SXM module).
 
 # %%
 record.tables["expected"] = costs.expected_table(found)
 record.tables["expected"].style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
-# A GPU takes longer than its bound: the spectra are many small decompositions in double precision, which it does badly, and the
-# library waits for each count of active features. **No GPU was measured yet**;
+# A GPU takes longer than its bound: spectra come on top, many small decompositions in double precision. **No GPU was
+# measured for this book yet**;
 # `python -m benchmarks.everything --device cuda --out benchmarks/results/gpu.json` leaves the record, and this page reads it
 # with the parameter `measured`.
 #
 # ## Summary
 #
 # - The residual stream is computed once; noise enters after the model.
-# - Noise levels cost additions and a search, not products.
+# - For the usual SAEs a further noise level costs an addition, a search and spectra, but no product.
 # - What is left is the forward pass, and spectra that grow with the square of the tokens.
 #
 # ## Exercises
@@ -193,7 +203,7 @@ record.tables["expected"].style.format(precision=3).hide(axis="index")
 #
 # ```{dropdown} Solutions
 # 1. Most: the residuals, nearly all products. Least: clustering, which runs on the CPU.
-# 2. The spectra and Case 1 get slower at the wide SAE; the stages before them do not.
+# 2. Whatever uses spectra may get slower, most at the wide SAE; the guard names a stage from 1.3 times on.
 # ```
 
 # %%

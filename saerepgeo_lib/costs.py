@@ -38,7 +38,7 @@ def limits_table(record: dict[str, Any]) -> pd.DataFrame:
     """The rates measured beside each shape: GFLOP/s of products, GB/s of a copy."""
     names = {"encode": "encoder's product", "square": "square product", "float64": "in float64"}
     rows = [
-        {"shape": found["shape"]}
+        {"shape": found["shape"], "precision": found.get("precision", "float32")}
         | {f"{name} (GFLOP/s)": found[key] / 1e9 for key, name in names.items()}
         | {"copy (GB/s)": found["bandwidth"] / 1e9}
         for found in record["limits"]
@@ -50,8 +50,11 @@ def stage_table(record: dict[str, Any]) -> pd.DataFrame:
     """A row a stage: shape, stage, seconds (median), CPU seconds, peak MiB, floor, share, how."""
     rows = []
     for found in record["stages"]:
+        if found.get("precision", "float32") != "float32":
+            continue
         seconds = found.get("computed_wall_s", pd.Series(found["wall_s"]).median())
-        how = f"{COMPUTED}: {found['blocks']}" if "blocks" in found else MEASURED
+        built = found.get("blocks")
+        how = f"{COMPUTED}: {built}" if built else MEASURED
         floor = seconds * found["share"]
         rows.append((found["shape"], found["stage"], seconds, found["cpu_s"], found["peak_mib"],
                      floor, found["share"], how))  # fmt: skip
@@ -71,13 +74,13 @@ def growth_table(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def growth_points(record: dict[str, Any]) -> pd.DataFrame:
-    """A row a size: stage, axis, size, CPU seconds (least of the repeats)."""
+    """A row a size: stage, axis, size, seconds (least of the repeats; on a GPU of the clock)."""
     rows = [
-        (found["stage"], found["axis"], point["size"], min(point["cpu_s"]))
+        (found["stage"], found["axis"], point["size"], min(point[found.get("of", "cpu_s")]))
         for found in record["scaling"]
         for point in found["points"]
     ]
-    return pd.DataFrame(rows, columns=["stage", "axis", "size", "CPU s"])
+    return pd.DataFrame(rows, columns=["stage", "axis", "size", "seconds"])
 
 
 def peers_table(record: dict[str, Any]) -> pd.DataFrame:
@@ -86,7 +89,10 @@ def peers_table(record: dict[str, Any]) -> pd.DataFrame:
     "ratio" is the side's CPU time over the library's on the same concepts. The plain sides' work at
     n levels is n times that at one; where it was not measured on all concepts it is computed so.
     """
-    runs = pd.DataFrame([_flat(run) for peers in record["peers"] for run in peers["runs"]])
+    done = [run for peers in record["peers"] for run in peers["runs"] if "failed" not in run]
+    if not done:
+        return pd.DataFrame(columns=["case", "task", "side", "concepts", "CPU s", "ratio", "how"])
+    runs = pd.DataFrame(map(_flat, done))
     rows = []
     for (case, task), part in runs.groupby(["case", "task"], sort=False):
         own = part[part["side"] == LIBRARY].set_index("concept")
@@ -137,9 +143,15 @@ def expected_table(record: dict[str, Any]) -> pd.DataFrame:
     The latter are the operations of its floor over the datasheet's rate: spectra, transfers and
     all that is no product come on top, so it is a bound and no forecast.
     """
-    rates = {found["shape"]: found for found in record["limits"]}
+    rates = {
+        found["shape"]: found
+        for found in record["limits"]
+        if found.get("precision", "float32") == "float32"
+    }
     rows = []
     for shape, part in stage_table(record).groupby("shape", sort=False):
+        if (part["how"] != MEASURED).any():
+            continue  # a model of fewer blocks: its whole cases are not the true ones'
         floors = part.set_index("stage")["floor"]
         work = floors["residuals"] * rates[shape]["square"]
         work += floors["encode sweep"] * rates[shape]["encode"]

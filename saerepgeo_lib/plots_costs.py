@@ -67,7 +67,7 @@ def plot_growth(points: pd.DataFrame) -> Figure:
         part = points[points["axis"] == name]
         for stage, found in part.groupby("stage", sort=False):
             size = found["size"] / found["size"].iloc[0]
-            ax.plot(size, found["CPU s"] / found["CPU s"].iloc[0], lw=1.2, ms=4,
+            ax.plot(size, found["seconds"] / found["seconds"].iloc[0], lw=1.2, ms=4,
                     **looks[str(stage)])  # fmt: skip
         ends = np.array([1, part["size"].max() / part["size"].min()])
         ax.plot(ends, ends, color="0.5", lw=1, ls="--")

@@ -23,7 +23,8 @@ def stage(name, seconds, share, **more):
 
 
 @pytest.fixture
-def record():
+def record(request):
+    built = getattr(request, "param", {"blocks": "2 of 20 built", "computed_wall_s": 20.0})
     runs = [run("library", c, n, 1.0, 0.5 * n) for n in (1, 10) for c in "ab"]
     runs += [run("plain", c, 1, 2.0, 1.0) for c in "ab"] + [run("plain", "a", 10, 20.0, 10.0)]
     points = [{"size": n, "cpu_s": [2.0 * n, 3.0 * n], "peak_mib": 7.0} for n in (1, 2, 4, 8)]
@@ -31,7 +32,7 @@ def record():
         "machine": {}, "date": "", "peers": [{"runs": runs}],
         "limits": [{"shape": "s", "encode": 2e9, "square": 4e9, "float64": 1e9, "bandwidth": 3e9}],
         "stages": [
-            stage("residuals", [1.0, 2.0, 3.0], 0.5, blocks="2 of 20 built", computed_wall_s=20.0),
+            stage("residuals", [1.0, 2.0, 3.0], 0.5, **built),
             stage("encode sweep", [4.0], 0.25), stage("Case 1, no nulls", [8.0], 0.5),
         ],
         "scaling": [{"stage": "encode", "axis": "prompts", "points": points, "exponent": 1.0,
@@ -63,14 +64,24 @@ def test_plain_sides_without_all_concepts_are_computed_from_one_level(record):
     assert measured["peak MiB"] == 2000.0
 
 
+@pytest.mark.parametrize("record", [{}], indirect=True)
 def test_the_least_that_a_gpu_takes_is_operations_over_its_rate(record):
+    record["limits"].append(record["limits"][0] | {"precision": "tf32", "encode": 1e12})
+    record["stages"].append(stage("encode sweep", [0.1], 0.5, precision="tf32"))
     (row,) = costs.expected_table(record).to_dict("records")
-    assert row["operations (GFLOP)"] == 10.0 * 4 + 1.0 * 2 and row["here (s)"] == 8.0
-    assert row["Colab's T4, at least (s)"] == pytest.approx(42e9 / 8.1e12)
+    assert row["operations (GFLOP)"] == 1.0 * 4 + 1.0 * 2 and row["here (s)"] == 8.0
+    assert row["Colab's T4, at least (s)"] == pytest.approx(6e9 / 8.1e12)
+
+
+def test_a_record_with_some_parts_only_still_makes_tables(record):
+    assert costs.expected_table(record).empty  # a model of 2 blocks says nothing of 20
+    record["peers"][0]["runs"] = [{"failed": "stopped after 3 s"}]
+    record["scaling"] = []
+    assert costs.peers_table(record).empty and costs.growth_points(record).empty
 
 
 def test_growth_keeps_the_least_of_the_repeats(record):
-    assert costs.growth_points(record)["CPU s"].tolist() == [2.0, 4.0, 8.0, 16.0]
+    assert costs.growth_points(record)["seconds"].tolist() == [2.0, 4.0, 8.0, 16.0]
     assert costs.growth_table(record).loc[0, ["from", "to", "MiB last"]].tolist() == [1, 8, 7.0]
 
 
