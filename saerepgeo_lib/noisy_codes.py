@@ -100,8 +100,7 @@ class NoisyCodes:
         out, weights = x.new_empty(len(x), self._sae.cfg.d_sae), self._sae.W_enc.detach()
         size = _COLUMNS if x.device.type == "cpu" else out.shape[1]
         parts = batches_of(out.shape[1], size)
-        for f in parts:  # one after the other, on copies: else rounding may change between runs
-            out[:, f] = x @ weights[:, f].contiguous()
+        list(self._pool.map(lambda f: torch.mm(x, weights[:, f], out=out[:, f]), parts))
         return out
 
 
