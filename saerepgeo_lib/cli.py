@@ -1,4 +1,4 @@
-"""The command line: `saerepgeo run | sweep | collect | book | saes | train | notebooks`."""
+"""The command line: `saerepgeo run | sweep | collect | book | saes | train | study | notebooks`."""
 
 import argparse
 import logging
@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--wordnet", type=Path, default=None, help="folder of WordNet's data.noun")
     train.add_argument("--device", default="auto")
     train.add_argument("--max-samples", type=int, default=None, help="stop early (a trial)")
+
+    study = commands.add_parser("study", help="train and measure the grid of a study (resumable)")
+    study.add_argument("name", help="which one; an unknown name lists them")
+    study.add_argument("--out", type=Path, help="file of results (default: in data/studies)")
+    study.add_argument("--work", type=Path, default=None, help="activations and single results")
+    study.add_argument("--device", default="auto")
 
     pairs = commands.add_parser("notebooks", help="write each .ipynb from its .py")
     pairs.add_argument("--check", action="store_true", help="only compare")
@@ -162,6 +168,17 @@ def _train(args: argparse.Namespace) -> None:
     )
 
 
+def _study(args: argparse.Namespace) -> None:
+    from saerepgeo_lib.models import best_device
+    from saerepgeo_lib.study import find_study, run_study, study_file
+
+    study = find_study(args.name)
+    out = args.out or study_file(args.name)
+    work = args.work or cache_dir() / "training"
+    if run_study(args.name, study, work=work, out=out, device=best_device(args.device)):
+        sys.stdout.write(f"{out}\n")
+
+
 def _notebooks(args: argparse.Namespace) -> None:
     from saerepgeo_lib.notebooks import check_pairs, make_pairs
 
@@ -182,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # their tracebacks on Ctrl-C
     commands = {
         "run": _run, "sweep": _sweep, "collect": _collect, "book": _book, "saes": _saes,
-        "train": _train, "notebooks": _notebooks,
+        "train": _train, "study": _study, "notebooks": _notebooks,
     }  # fmt: skip
     try:
         commands[args.command](args)
