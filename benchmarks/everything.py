@@ -3,9 +3,11 @@
     python -m benchmarks.everything --out benchmarks/results/cpu.json [--device auto]
         [--budget 3600] [--shapes minilm,gpt2-small] [--parts stages,scaling,peers]
 
-The record: machine, date, limits, stages, scaling, peers, and what was left out with the reason.
-It is written anew after every result. Results of peers are also kept in `_build/peers-*.json`, and
-are not measured again by a second call there: remove that file when the code has changed.
+The record: machine, limits, stages, scaling, peers, each result with its date, and what the whole
+has besides that was left out, with the reason. It is written anew after every result. Results that
+the file holds already are replaced one by one as they are measured again; the others stay. Peers
+are also kept in `_build/peers-*.json`, and are not measured again by a second call there: remove
+that file when the code has changed.
 """
 
 import argparse
@@ -15,8 +17,9 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks import scaling
+from benchmarks import peers, scaling
 from benchmarks.limits import Precision, allowed, measure_limits, product_rate
 from benchmarks.measure import measure
 from benchmarks.peers import ROOT
@@ -41,11 +44,12 @@ _AXIS_S = 60.0  # seconds that the first axis is taken to need
 
 @dataclass
 class Run:
-    """The record as it grows, where it is written, and when it must end."""
+    """The record as it grows, where it is written, when it must end, why parts are missing."""
 
     out: Path
     record: dict[str, Any]
     end: float = inf
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -55,23 +59,104 @@ class Run:
         """Whether there is time for it; if not, the record says so."""
         if seconds <= self.left():
             return True
-        self.leave_out(what, f"needs about {seconds:.0f} s, {self.left():.0f} s are left")
+        self.leave_out(what, f"needs about {seconds:.0f} s, {max(0, self.left()):.0f} s are left")
         return False
 
     def leave_out(self, what: str, why: str) -> None:
-        """Note what was not measured, and why."""
-        self.record["left out"].append({"what": what, "why": why})
+        """Note why something is not measured."""
+        self.reasons[what] = why
         self.save(f"left out: {what}: {why}")
 
-    def add(self, part: str, result: Any, text: str) -> None:
-        """Keep a result."""
-        self.record[part].append(result)
+    def add(self, part: str, result: dict[str, Any], text: str) -> None:
+        """Keep a result in the place of an earlier one of the same thing."""
+        others = [row for row in self.record[part] if _same(part, row) != _same(part, result)]
+        self.record[part] = [*others, {**result, "date": _today()}]
         self.save(text)
 
     def save(self, text: str) -> None:
         """Write the record and say what is new."""
+        self.record["left out"] = left_out(self.record, self.reasons)
         write_json(self.out, self.record)
         print(text, flush=True)
+
+
+# what tells results of a part apart
+_KEYS = {
+    "limits": ("shape", "precision"), "stages": ("shape", "stage", "precision"),
+    "scaling": ("shape", "stage", "axis"), "peers": ("shape", "case", "device"),
+}  # fmt: skip
+
+
+def _same(part: str, row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in _KEYS[part])
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def opened(out: Path, device: str) -> dict[str, Any]:
+    """The record at `out`, or an empty one. Raises UserError if it is another machine's."""
+    here = machine(device)
+    if not out.is_file():
+        return {"machine": here} | {part: [] for part in (*_KEYS, "left out")}
+    record: dict[str, Any] = read_json(out)
+    if other := [name for name in here if record["machine"].get(name) != here[name]]:
+        raise UserError(
+            f"{out} was measured elsewhere (its {', '.join(other)}: "
+            f"{', '.join(str(record['machine'].get(name)) for name in other)}): name another --out"
+        )
+    return record
+
+
+def left_out(record: dict[str, Any], reasons: dict[str, str]) -> list[dict[str, str]]:
+    """What all of it has and the record has not: {"what", "why"}, alike ones together."""
+    done = {stage_name(row["shape"], row["stage"]) for row in record["stages"]}
+    done |= {growth_name(row["stage"], row["axis"]) for row in record["scaling"]}
+    wanted = [(f"stages at {s}'s shape", stage_name(s, name)) for s in SHAPES for name in STAGES]
+    wanted += [("growth", growth_name(*axis)) for axis in _axes()]
+    for found in record["peers"]:
+        done |= {item_name(run) for run in found["runs"] if "failed" not in run}
+    for item in all_items():
+        wanted.append((f"Case {item['case']}, {item['side']} side", item_name(item)))
+    groups: dict[tuple[str, str], list[str]] = {}
+    sizes = Counter(group for group, _ in wanted)
+    for group, name in wanted:
+        if name not in done:
+            groups.setdefault((group, reasons.get(name, "not run")), []).append(name)
+    return [
+        {
+            "what": group if len(names) == sizes[group] else f"{group}: {'; '.join(names)}",
+            "why": why,
+        }
+        for (group, why), names in groups.items()
+    ]
+
+
+def stage_name(shape: str, stage: str) -> str:
+    """A stage's name in what was left out."""
+    return f"{shape}, {stage}"
+
+
+def growth_name(stage: str, axis: str) -> str:
+    """An axis' name in what was left out."""
+    return f"{stage} with {axis}"
+
+
+def item_name(item: dict[str, Any]) -> str:
+    """A head-to-head's name in what was left out."""
+    task = f"{item['levels']} levels" if item["case"] == 1 else f"{item['kind']} edits"
+    return f"{item['side']}, {task}, {item['concept']}"
+
+
+def all_items() -> Iterator[dict[str, Any]]:
+    """Every head-to-head, as `peers` would run it."""
+    for case, sides in peers.SIDES.items():
+        concepts = peers.CONCEPTS[: 9 if case == 1 else 3]
+        for item in peers.items(
+            case, sides=sides, shape="", concepts=concepts, levels=(1, 10), doses=(), device=""
+        ):
+            yield asdict(item)
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -86,7 +171,6 @@ def machine(device: str) -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30), "torch": torch.__version__,
         "threads": torch.get_num_threads(), "python": platform.python_version(), "device": device,
-        "load_before": psutil.getloadavg()[0],
     }  # fmt: skip
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name()
@@ -103,7 +187,8 @@ def run_stages(run: Run, shape: Shape, device: str) -> None:
     try:
         bench = prepare(shape, device=device)
     except UserError as error:
-        run.leave_out(f"stages of {shape.name}", str(error))
+        for name in STAGES:
+            run.leave_out(stage_name(shape.name, name), str(error))
         return
     for precision in precisions(device):
         with allowed(precision):
@@ -113,7 +198,7 @@ def run_stages(run: Run, shape: Shape, device: str) -> None:
             for name in STAGES if precision == "float32" else ("encode sweep", "Case 1"):
                 stage = stages(bench)[name]
                 calls = stage.warmup + stage.rounds
-                if not run.fits(f"{shape.name}: {name}", calls * _SLACK * stage.floor(rates)):
+                if not run.fits(stage_name(shape.name, name), calls * _SLACK * stage.floor(rates)):
                     continue
                 rate = product_rate(2_048, 2_048, 2_048, device=device)
                 costs = measure(stage.work, rounds=stage.rounds, warmup=stage.warmup, device=device)
@@ -126,7 +211,7 @@ def run_scaling(run: Run, shape: Shape, device: str) -> None:
     """Growth of every stage; an axis begins if there is time for one as long as the longest."""
     model, longest = build(shape, device=device).model, _AXIS_S
     for stage, axis in _axes():
-        if run.fits(f"growth of {stage} with {axis}", longest):
+        if run.fits(growth_name(stage, axis), longest):
             start = time.monotonic()
             found = scaling.grow(shape, stage, axis, model=model, device=device)
             longest = max(longest, time.monotonic() - start)
@@ -140,16 +225,15 @@ def _axes() -> Iterator[tuple[str, str]]:
 
 
 def run_peers(run: Run, shape: str, device: str, *, case: int, levels: str) -> None:
-    """Head-to-heads, started by a small process of their own."""
-    if run.left() <= 0:
-        run.leave_out(f"peers of Case {case}", "no time is left")
-        return
+    """Head-to-heads, by a small process of their own; with no time left, those that are kept."""
     kept = ROOT / "_build" / f"peers-{shape}-case{case}-{device}.json"
     command = [sys.executable, "-m", "benchmarks.peers", "--out", str(kept), "--shape", shape]
     command += ["--case", str(case), "--levels", levels, "--device", device]
-    command += [] if run.end == inf else ["--budget", f"{run.left():.0f}"]
+    command += [] if run.end == inf else ["--budget", f"{max(0, run.left()):.0f}"]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    run.add("peers", read_json(kept), f"Case {case}: peers done")
+    found = {name: value for name, value in read_json(kept).items() if name != "left_out"}
+    about = {"shape": shape, "case": case, "device": device}
+    run.add("peers", about | found, f"Case {case}: peers done")
 
 
 def main() -> None:
@@ -166,10 +250,7 @@ def main() -> None:
     parser.add_argument("--peers-levels", default="1,10")
     args = parser.parse_args()
     device, parts = best_device(args.device), args.parts.split(",")
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    record: dict[str, Any] = {"date": date, "machine": machine(device)}
-    record |= {part: [] for part in ("limits", *PARTS, "left out")}
-    run = Run(args.out, record, time.monotonic() + args.budget)
+    run = Run(args.out, opened(args.out, device), time.monotonic() + args.budget)
     if "stages" in parts:
         for name in args.shapes.split(","):
             run_stages(run, SHAPES[name], device)

@@ -4,8 +4,8 @@
         [--sides plain,lean,library] [--concepts months,days] [--doses 0.5,0.8,1,1.2,1.5]
 
 Results are added to the file as they come, and what is there is not run again. Sides of Case 1:
-plain, lean (spectra of the library's tokens only), gram (eigenvalues of the F x F matrix: MiniLM's
-width only), library. Of Case 3: plain, library, and searched (the library's search at every dose,
+plain, lean (spectra of the library's tokens only), careful (the model once, these tokens only),
+gram (eigenvalues of the F x F matrix: MiniLM's width only), library. Of Case 3: plain, library, and searched (the library's search at every dose,
 without the theorem and the intervals).
 """
 
@@ -29,7 +29,7 @@ CONCEPTS = (
     "months", "days", "elements", "color", "planets", "number", "alphabet", "phonetic_symbol",
     "constellations",
 )  # fmt: skip
-SIDES = {1: ("library", "lean", "plain"), 3: ("library", "searched", "plain")}
+SIDES = {1: ("library", "careful", "lean", "plain"), 3: ("library", "searched", "plain")}
 KINDS = ("free", "valid")
 PAPER_SCALES = (0.5, 0.8, 1.0, 1.2, 1.5)
 

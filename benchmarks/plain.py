@@ -1,5 +1,7 @@
 """Case 1 done plainly: the model again for every noise level, every token encoded, all kept dense.
 
+And done with more care: the model once, and the tensor's tokens alone, level by level.
+
 What one writes first with TransformerLens, SAELens and torch, and a counterpart for the library:
 `tests/test_benchmarks.py` shows that both give the same spectra.
 """
@@ -12,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.measure import Parts
+from saerepgeo_lib.residuals import run_to_hook
 from saerepgeo_lib.tokens import Tokens
 
-Variant = Literal["plain", "lean", "gram"]
-VARIANTS: tuple[Variant, ...] = ("plain", "lean", "gram")
+Variant = Literal["plain", "lean", "careful", "gram"]
+VARIANTS: tuple[Variant, ...] = ("plain", "lean", "careful", "gram")
 _BATCH = 64  # prompts that pass through the model together, as in the library
 
 
@@ -35,6 +38,15 @@ def run_with_noise(
             )
         parts.append(cache[hook])
     return torch.cat(parts)
+
+
+def run_once(
+    model: Any, tokens: Tokens, hook: str, at: tuple[Int[Tensor, "P slots"], Int[Tensor, "P slots"]]
+) -> Float[Tensor, "P slots d"]:
+    """The residual stream of the tokens `at` (prompts, positions), by a pass up to the hook."""
+    batches = torch.arange(len(tokens.ids)).split(_BATCH)
+    found = [run_to_hook(model, tokens.ids[b], tokens.attention[b], hook) for b in batches]
+    return torch.cat(found)[at]
 
 
 def _adds(noise: Tensor) -> Callable[..., Tensor]:
@@ -79,9 +91,14 @@ def spectra(
     `noise` is multiplied by each of `levels`. "plain" unfolds the tensor of all tokens, padding and
     specials too; "lean" that of the tokens `at` (prompts, positions) alone; "gram" takes the
     eigenvalues of the feature mode's F x F matrix, of the same tokens as "lean". The latents of all
-    levels exist together.
+    levels exist together. "careful" gives what "lean" does, but runs the model once up to the hook,
+    encodes the tokens `at` only, and keeps no level's latents.
     """
     parts = parts or Parts(str(noise.device))
+    if variant != "plain" and at is None:
+        raise ValueError(f"variant {variant!r} needs the tokens to look at: give `at`")
+    if variant == "careful":
+        return _careful(model, sae, tokens, hook, noise, levels, at, parts)
     latents = []
     for level in levels:
         with parts("model"):
@@ -91,7 +108,20 @@ def spectra(
     with parts("spectra"):
         if variant == "plain":
             return [singular_values(z) for z in latents]
-        if at is None:
-            raise ValueError(f"variant {variant!r} needs the tokens to look at: give `at`")
         values = singular_values if variant == "lean" else gram_values
         return [values(z[at]) for z in latents]
+
+
+def _careful(
+    model: Any, sae: Any, tokens: Tokens, hook: str, noise: Tensor, levels: Sequence[float],
+    at: Any, parts: Parts,
+) -> list[dict[int, Tensor]]:  # fmt: skip
+    with parts("model"):
+        x = run_once(model, tokens, hook, at)
+    found = []
+    for level in levels:
+        with parts("encode"):
+            z = sae.encode(x + level * noise[at])
+        with parts("spectra"):
+            found.append(singular_values(z))
+    return found

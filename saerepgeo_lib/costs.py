@@ -13,7 +13,7 @@ _PARTS = ("machine", "date", "limits", "stages", "scaling", "peers")
 # float32 operations a second without tensor cores, from the vendor's datasheets
 DATASHEETS = {"Colab's T4": 8.1e12, "an H100 or H200": 67e12}
 LINEAR = 1.05  # exponents up to here count as in proportion
-LIBRARY, LEAN, PLAIN = "library", "lean", "plain"
+LIBRARY, CAREFUL, LEAN, PLAIN = "library", "careful", "lean", "plain"
 MEASURED, COMPUTED = "measured", "computed"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from saerepgeo_lib.costs import COMPUTED, LEAN, LIBRARY, PLAIN
+from saerepgeo_lib.costs import CAREFUL, COMPUTED, LEAN, LIBRARY, PLAIN
 from saerepgeo_lib.plots import BLUE, COLOURS, ORANGE, looks_of
 
 _HATCHES = ("", "//", "..", "xx")
@@ -35,7 +35,7 @@ def plot_peers(table: pd.DataFrame) -> Figure:
     most = table.groupby(["task", "side"], sort=False)["concepts"].transform("max")
     table = table[table["concepts"] == most]
     parts = [name for name in table if name not in known]
-    tasks, sides = list(table["task"].unique()), [LIBRARY, LEAN, PLAIN]
+    tasks, sides = list(table["task"].unique()), [LIBRARY, CAREFUL, LEAN, PLAIN]
     figure = Figure(figsize=(1.5 + 3.4 * len(tasks), 2.9), layout="constrained")
     axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for ax, task in zip(axes, tasks, strict=True):

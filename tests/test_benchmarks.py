@@ -83,14 +83,15 @@ def noise_like_the_sweeps(residuals, rows, shape):
     return rms(residuals.x) * noise, at
 
 
-def test_the_lean_sweep_gives_the_librarys_spectra_at_every_level(tiny):
+@pytest.mark.parametrize("variant", ["lean", "careful"])
+def test_sweeps_over_the_same_tokens_give_the_librarys_spectra_at_every_level(tiny, variant):
     levels = (0.0, 0.1, 1.0)
     residuals = tiny.residuals
     rows = aligned_rows(residuals, max_slots=2)
     noise, at = noise_like_the_sweeps(residuals, rows, tiny.tokens.ids.shape)
     found = plain.spectra(
         tiny.subject.model, tiny.sae, tiny.tokens, tiny.shape.hook, noise, levels=levels,
-        variant="lean", at=at,
+        variant=variant, at=at,
     )  # fmt: skip
     expected = sweep(
         residuals, {"SAE": tiny.sae}, sparse=(), levels=levels, seeds=(0, 1), max_slots=2
