@@ -37,7 +37,9 @@ def rates(bench):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage(bench, rates, name, benchmark):
-    stage = stages(bench)[name]
+    stage = stages(bench).get(name)
+    if stage is None:
+        pytest.skip("whole cases need a model with all blocks")
     rate = product_rate(2_048, 2_048, 2_048, device=bench.device)
     meter = Meter(stage.work, bench.device)
     benchmark.pedantic(meter, rounds=stage.rounds, warmup_rounds=stage.warmup)

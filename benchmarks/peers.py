@@ -5,8 +5,8 @@
 
 Results are added to the file as they come, and what is there is not run again. Sides of Case 1:
 plain, lean (spectra of the library's tokens only), careful (the model once, these tokens only),
-gram (eigenvalues of the F x F matrix: MiniLM's width only), library. Of Case 3: plain, library, and searched (the library's search at every dose,
-without the theorem and the intervals).
+gram (eigenvalues of the F x F matrix: MiniLM's width only), library. Of Case 3: plain, library, and
+searched (the library's search at every dose, without the theorem and the intervals).
 """
 
 import argparse
@@ -31,7 +31,7 @@ CONCEPTS = (
 )  # fmt: skip
 SIDES = {1: ("library", "careful", "lean", "plain"), 3: ("library", "searched", "plain")}
 KINDS = ("free", "valid")
-PAPER_SCALES = (0.5, 0.8, 1.0, 1.2, 1.5)
+PAPER_SCALES = (0.5, 0.8, 1.0, 1.2, 1.5)  # as `edits.PAPER_SCALES`; nothing heavy is imported here
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.interventions import N_STEPS, intervene
 from saerepgeo_lib.latents import Codes, as_points, encode
 from saerepgeo_lib.local_representations import cluster_pca, space_of
+from saerepgeo_lib.models import is_causal
 from saerepgeo_lib.noise_sweep import PAPER_LEVELS, stream, sweep
 from saerepgeo_lib.noisy_codes import NoisyCodes
 from saerepgeo_lib.points import Points
@@ -156,7 +157,10 @@ def prepare(shape: Shape, *, device: str = "cpu") -> Bench:
 
 
 def stages(b: Bench) -> dict[str, Stage]:
-    """Every stage by its name, in the order of the data's flow."""
+    """Every stage by its name, in the order of the data's flow.
+
+    Whole cases only of a model that is built with all blocks.
+    """
     found = [
         Stage(
             "residuals", lambda: b.subject.residuals(b.tokens), lambda r: _residuals(b, r),
@@ -177,7 +181,8 @@ def stages(b: Bench) -> dict[str, Stage]:
         Stage("Case 1", b.case1, lambda r: _case1(b, r)),
         Stage("Case 3 doses", b.case3, lambda r: _case3(b, r), rounds=1),
     ]  # fmt: skip
-    return {stage.name: stage for stage in found}
+    whole = b.shape.blocks_built == b.shape.blocks_needed
+    return {stage.name: stage for stage in found if whole or not stage.name.startswith("Case")}
 
 
 STAGES = (
@@ -191,7 +196,10 @@ def _steps(b: Bench, kind: Kind) -> Any:
 
 
 def _residuals(b: Bench, rates: Limits) -> float:
-    return floors.residual_floor(b.shape, int(b.tokens.attention.sum()), rates)
+    """Of the tokens that are read: in a causal model none after a prompt's last that counts."""
+    needed = b.tokens.content if is_causal(b.subject.model) else b.tokens.attention
+    ahead = needed.flip(1).cumsum(1).flip(1) > 0
+    return floors.residual_floor(b.shape, int((ahead & b.tokens.attention).sum()), rates)
 
 
 def _encode(b: Bench, n_times: int, rates: Limits) -> float:

@@ -4,17 +4,29 @@ Timings are not tested here, only what is computed from them.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from benchmarks import compare, limits, measure, peers, plain, plain_edits, shapes, stages
+from benchmarks import (
+    compare,
+    everything,
+    limits,
+    measure,
+    peers,
+    plain,
+    plain_edits,
+    shapes,
+    stages,
+)
 from benchmarks.growth import growth
 from benchmarks.limits import Limits
 from saerepgeo_lib import interventions, prompts
 from saerepgeo_lib.edits import edit, mse, setting_of
+from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.latents import encode
 from saerepgeo_lib.noise_sweep import stream, sweep
 from saerepgeo_lib.residuals import rms
@@ -24,7 +36,7 @@ from saerepgeo_lib.tensors import aligned_rows, modal_spectra
 TINY = {
     "gpt2": shapes.Shape(
         "tiny-gpt2", "gpt2", d_model=32, d_mlp=64, d_heads=32, d_keys=32, n_heads=4,
-        vocabulary=600, blocks_needed=4, blocks_built=2, blocks_above=1, n_features=256, k=8,
+        vocabulary=600, blocks_needed=2, blocks_built=2, blocks_above=1, n_features=256, k=8,
     ),
     "bert": shapes.Shape(
         "tiny-bert", "bert", d_model=32, d_mlp=64, d_heads=32, d_keys=32, n_heads=4,
@@ -174,7 +186,6 @@ def test_the_plain_search_ends_where_the_librarys_does(edits, kind, dose):
 def test_every_stage_runs_and_has_a_floor(tiny):
     found = stages.stages(tiny)
     assert tuple(found) == stages.STAGES
-    assert found["residuals"].factor == 2  # 2 of 4 blocks are built
     for name in ("residuals", "encode sweep", "spectra", "Case 1, no nulls", "steps, valid edit"):
         costs = measure.measure(found[name].work, rounds=2, warmup=0)
         kept = stages.row(tiny, found[name], costs, ROUND, rate=5e9)
@@ -183,6 +194,24 @@ def test_every_stage_runs_and_has_a_floor(tiny):
     model, two = (found[name].floor(ROUND) for name in ("residuals", "encode sweep"))
     assert found["Case 1, no nulls"].floor(ROUND) == pytest.approx(model + two)
     assert found["Case 1"].floor(ROUND) == pytest.approx(model + 3.5 * two)
+
+
+def test_of_a_model_built_in_part_only_the_residuals_are_scaled_and_no_whole_case_is_measured(tiny):
+    part = stages.stages(stages.Bench(replace(tiny.shape, blocks_needed=4), tiny.subject))
+    assert part["residuals"].factor == 2
+    assert set(stages.STAGES) - set(part) == {"Case 1", "Case 1, no nulls", "Case 3 doses"}
+
+
+def test_the_floor_of_the_residuals_counts_the_tokens_that_are_read(tiny, cache):
+    content, attended = tiny.tokens.content, tiny.tokens.attention
+    last = [max(i for i, yes in enumerate(row) if yes) + 1 for row in content.tolist()]
+    assert sum(last) < attended.sum()
+    read = sum(last)  # nothing is padded in front
+    causal = limits.residual_floor(tiny.shape, read, ROUND)
+    assert stages.stages(tiny)["residuals"].floor(ROUND) == pytest.approx(causal)
+    bert = stages.Bench(TINY["bert"], shapes.build(TINY["bert"], cache=cache), concept="days")
+    every = limits.residual_floor(bert.shape, int(bert.tokens.attention.sum()), ROUND)
+    assert stages.stages(bert)["residuals"].floor(ROUND) == pytest.approx(every)
 
 
 def test_floors_are_those_derived_by_hand():
@@ -302,3 +331,37 @@ def test_peers_that_find_no_time_are_named(tmp_path):
     assert list(peers.resume(work, out, budget=0)) == []
     record = json.loads(out.read_text())
     assert record["runs"] == [] and record["left_out"][0]["concept"] == "days"
+
+
+def test_a_record_keeps_what_is_not_measured_again_and_names_what_it_lacks(tmp_path):
+    out = tmp_path / "x.json"
+    row = {"shape": "minilm", "stage": "spectra", "precision": "float32"}
+    run = everything.Run(out, everything.opened(out, "cpu"))
+    run.add("stages", row | {"wall_s": [1.0]}, "")
+    run.add("scaling", {"shape": "minilm", "stage": "sweep", "axis": "levels"}, "")
+    run.add("stages", row | {"shape": "gpt2-small", "wall_s": [2.0]}, "")
+
+    again = everything.Run(out, everything.opened(out, "cpu"))
+    again.add("stages", row | {"wall_s": [3.0]}, "")
+    again.leave_out(everything.stage_name("minilm", "clusters"), "no time")
+    kept = json.loads(out.read_text())
+    assert {r["shape"]: r["wall_s"] for r in kept["stages"]} == {
+        "minilm": [3.0],
+        "gpt2-small": [2.0],
+    }
+    assert len(kept["scaling"]) == 1 and all(r["date"] for r in kept["stages"])
+    lacks = {part["what"]: part["why"] for part in kept["left out"]}
+    assert lacks["stages at minilm's shape: minilm, clusters"] == "no time"
+    assert lacks["stages at gemma-2-2b's shape"] == "not run"
+    assert lacks["Case 3, plain side"] == "not run"
+    assert not any("sweep with levels" in what for what in lacks)
+
+
+def test_a_record_of_another_machine_is_not_written_over(tmp_path):
+    out = tmp_path / "x.json"
+    everything.Run(out, everything.opened(out, "cpu")).save("")
+    record = json.loads(out.read_text())
+    record["machine"]["cores"] = -1
+    out.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"its cores: -1\): name another --out"):
+        everything.opened(out, "cpu")
