@@ -254,7 +254,11 @@ def main() -> None:
     parser.add_argument("--peers-levels", default="1,10")
     args = parser.parse_args()
     device, parts = best_device(args.device), args.parts.split(",")
-    run = Run(args.out, opened(args.out, device), time.monotonic() + args.budget)
+    try:
+        record = opened(args.out, device)
+    except UserError as error:
+        parser.error(str(error))
+    run = Run(args.out, record, time.monotonic() + args.budget)
     if "stages" in parts:
         for name in args.shapes.split(","):
             run_stages(run, SHAPES[name], device)

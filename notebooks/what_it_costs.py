@@ -70,7 +70,7 @@ with record.stage("read"):
 machine = found["machine"]
 display(
     Markdown(
-        f"Measured {found['date'][:10]} (stages, growth and head-to-heads in calls of their own) on {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
+        f"Measured on {' and '.join(costs.dates(found))} (each part in a call of its own) with {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, torch {machine['torch']}.\n\nNot in this record: "
         + "; ".join(f"{part['what']} ({part['why']})" for part in found["left out"])
         + "."
@@ -109,14 +109,31 @@ stages.style.format(precision=2, na_rep="–", subset=["seconds", "CPU s", "floo
 
 # %% [markdown]
 # *share* is floor over time. A small share means that the stage is made of something else than the products counted.
-#
+
+# %% tags=["hide-input"]
+near = costs.near_the_limit(found)
+record.tables["near the limit"] = near
+display(
+    Markdown(
+        "\n".join(
+            f"- {row['shape']}: the sweep's two products alone would take {100 * row['encode share']:.0f} % of its time "
+            f"(the ten encodings that they stand for {row['encode effective']:.1f} times its time). Case 1 without nulls takes "
+            f"{row['Case 1 / forward pass']:.2f} times the forward pass, as measured, and the two products; counted by weights, "
+            f"{row['Case 1 / floor']:.1f} times its floor."
+            for row in near.to_dict("records")
+        )
+    )
+)
+
+# %% [markdown]
 # ## Beside the plain way
 #
 # The plain side is what one writes first: run the whole model with noise added at the hook, for every level, with
 # `run_with_cache` as it is (logits and all); encode every token, padding too; keep the dense latents of all levels; decompose their
 # unfoldings as they are. *Lean* is the same but decomposes the library's tokens only; tests show that it gives the
-# library's spectra (the plain side's are those of a larger tensor). Much of the ratio is the repeated forward pass: whoever adds the
-# noise after one pass up to the hook, and still encodes and decomposes level by level, saves that part.
+# library's spectra (the plain side's are those of a larger tensor). Much of the ratio is the repeated forward pass. *Careful*
+# saves that part: one pass up to the hook, noise added after it, and the library's tokens alone encoded and decomposed level by
+# level. What is between it and the library is what this library does otherwise.
 #
 # For Case 3 the plain side moves dense copies of all latents at every step. *Library* is the call of Case 3's page, which
 # adds intervals and distances; *searched* is the library's search alone, the plain side's counterpart.

@@ -9,7 +9,8 @@ from saerepgeo_lib.colab import ROOT
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import read_json
 
-_PARTS = ("machine", "date", "limits", "stages", "scaling", "peers")
+_PARTS = ("machine", "limits", "stages", "scaling", "peers", "left out")
+_LEVELS = 10  # of an encode sweep, the paper's
 # float32 operations a second without tensor cores, from the vendor's datasheets
 DATASHEETS = {"Colab's T4": 8.1e12, "an H100 or H200": 67e12}
 LINEAR = 1.05  # exponents up to here count as in proportion
@@ -32,6 +33,12 @@ def read_costs(path: Path) -> dict[str, Any]:
             "make one with 'python -m benchmarks.everything --out FILE'"
         )
     return dict(record)
+
+
+def dates(record: dict[str, Any]) -> list[str]:
+    """The days on which the record's results were measured."""
+    rows = [row for part in ("stages", "scaling", "peers") for row in record[part]]
+    return sorted({row["date"] for row in rows})
 
 
 def limits_table(record: dict[str, Any]) -> pd.DataFrame:
@@ -60,6 +67,31 @@ def stage_table(record: dict[str, Any]) -> pd.DataFrame:
                      floor, found["share"], how))  # fmt: skip
     columns = ["shape", "stage", "seconds", "CPU s", "peak MiB", "floor", "share", "how"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
+    """A row a shape with whole cases: how near its encode sweep and Case 1 are to the machine.
+
+    "encode share" counts the sweep's two products, "encode effective" the ten that they stand for,
+    both over its time at the rate of the encoder's product. "Case 1 / floor" is the time of Case 1
+    without nulls over its floor; "Case 1 / forward pass" over the measured forward pass and the
+    floor of the two products.
+    """
+    rows = []
+    for shape, part in stage_table(record).groupby("shape", sort=False):
+        stages = part.set_index("stage")
+        if "Case 1, no nulls" not in stages.index:
+            continue
+        sweep, model, case = (
+            stages.loc[s] for s in ("encode sweep", "residuals", "Case 1, no nulls")
+        )
+        rows.append({
+            "shape": shape, "encode share": sweep["share"],
+            "encode effective": sweep["share"] * _LEVELS / 2,
+            "Case 1 / floor": 1 / case["share"],
+            "Case 1 / forward pass": case["seconds"] / (model["seconds"] + sweep["floor"]),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def growth_table(record: dict[str, Any]) -> pd.DataFrame:

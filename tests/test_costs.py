@@ -18,8 +18,8 @@ def run(side, concept, levels, model, spectra, *, case=1, kind=None):
 
 
 def stage(name, seconds, share, **more):
-    return {"shape": "s", "stage": name, "wall_s": seconds, "cpu_s": 1.0, "peak_mib": 5.0,
-            "share": share, **more}  # fmt: skip
+    return {"shape": "s", "stage": name, "date": "2001-02-04", "wall_s": seconds, "cpu_s": 1.0,
+            "peak_mib": 5.0, "share": share, **more}  # fmt: skip
 
 
 @pytest.fixture
@@ -29,20 +29,22 @@ def record(request):
     runs += [run("plain", c, 1, 2.0, 1.0) for c in "ab"] + [run("plain", "a", 10, 20.0, 10.0)]
     points = [{"size": n, "cpu_s": [2.0 * n, 3.0 * n], "peak_mib": 7.0} for n in (1, 2, 4, 8)]
     return {
-        "machine": {}, "date": "", "peers": [{"runs": runs}],
+        "machine": {}, "left out": [], "peers": [{"runs": runs, "date": "2001-02-03"}],
         "limits": [{"shape": "s", "encode": 2e9, "square": 4e9, "float64": 1e9, "bandwidth": 3e9}],
         "stages": [
             stage("residuals", [1.0, 2.0, 3.0], 0.5, **built),
             stage("encode sweep", [4.0], 0.25), stage("Case 1, no nulls", [8.0], 0.5),
         ],
-        "scaling": [{"stage": "encode", "axis": "prompts", "points": points, "exponent": 1.0,
-                     "low": 0.9, "high": 1.1}],
+        "scaling": [{"date": "2001-02-03", "stage": "encode", "axis": "prompts",
+                     "points": points, "exponent": 1.0, "low": 0.9, "high": 1.1}],
     }  # fmt: skip
 
 
 def test_a_file_that_is_no_record_says_what_it_lacks(tmp_path):
-    write_json(tmp_path / "x.json", {"machine": {}, "date": ""})
-    with pytest.raises(UserError, match=r"lacks limits, stages, scaling, peers; make one with"):
+    write_json(tmp_path / "x.json", {"machine": {}})
+    with pytest.raises(
+        UserError, match=r"lacks limits, stages, scaling, peers, left out; make one with"
+    ):
         costs.read_costs(tmp_path / "x.json")
 
 
@@ -51,6 +53,16 @@ def test_stages_show_medians_and_mark_what_was_computed(record):
     assert found.loc["residuals", ["seconds", "floor"]].tolist() == [20.0, 10.0]
     assert found.loc["residuals", "how"] == "computed: 2 of 20 built"
     assert found.loc["encode sweep", ["seconds", "floor", "how"]].tolist() == [4.0, 1.0, "measured"]
+
+
+@pytest.mark.parametrize("record", [{}], indirect=True)
+def test_how_near_the_limit_is_computed_from_the_stages(record):
+    """Residuals 2 s; sweep 4 s, a quarter of it two products; Case 1 8 s, half of it the floor."""
+    (row,) = costs.near_the_limit(record).to_dict("records")
+    assert (row["encode share"], row["encode effective"]) == (0.25, 1.25)
+    assert row["Case 1 / floor"] == 2
+    assert row["Case 1 / forward pass"] == 8 / (2 + 1)
+    assert costs.dates(record) == ["2001-02-03", "2001-02-04"]
 
 
 def test_plain_sides_without_all_concepts_are_computed_from_one_level(record):
