@@ -11,7 +11,7 @@ import os
 import pytest
 
 from benchmarks.limits import measure_limits, product_rate
-from benchmarks.measure import Meter
+from benchmarks.measure import Meter, machine
 from benchmarks.shapes import SHAPES
 from benchmarks.stages import STAGES, prepare, row, stages
 from saerepgeo_lib.errors import UserError
@@ -44,4 +44,5 @@ def test_stage(bench, rates, name, benchmark):
     meter = Meter(stage.work, bench.device)
     benchmark.pedantic(meter, rounds=stage.rounds, warmup_rounds=stage.warmup)
     benchmark.extra_info |= row(bench, stage, meter.costs[stage.warmup :], rates, rate)
+    benchmark.extra_info["machine"] = machine(bench.device)
     assert min(benchmark.extra_info["wall_s"]) > 0

@@ -5,7 +5,8 @@
 Compared is time x rate of the square matrix product measured just before the stage (GFLOP), never
 raw seconds. A stage is slower if its median is more than `TOLERANCE` times the stored one and not
 even its fastest round is as fast as the slowest stored one. Exits 1 if any is. Programs beside it
-slow a stage down more than the product: the guard says where there were any.
+slow a stage down more than the product: the guard says where there were any. Of another machine
+than the stored record's there is no verdict: not all of a stage is products.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 TOLERANCE = 1.3
 DISTURBED = 0.25  # cores that other programs may keep busy during a stage
+_LONG = 1.0  # seconds from which that can be told
 STORED = Path(__file__).parent / "results" / "cpu.json"
 Key = tuple[str, str, str, str]  # shape, stage, device, precision
 
@@ -32,6 +34,14 @@ def read_stages(path: Path) -> dict[Key, dict[str, Any]]:
     )
     names = ("shape", "stage", "device", "precision")
     return {tuple(row[name] for name in names): row for row in rows if "gflop" in row}
+
+
+def read_machine(path: Path) -> Any:
+    """The machine that a record names, None if it names none."""
+    record = json.loads(path.read_text())
+    if "benchmarks" not in record:
+        return record.get("machine")
+    return next((row["extra_info"].get("machine") for row in record["benchmarks"]), None)
 
 
 def is_slower(fresh: list[float], stored: list[float], tolerance: float = TOLERANCE) -> bool:
@@ -56,7 +66,8 @@ def compared(
             row["verdict"] = "faster" if faster else "as before"
             if is_slower(now, then, tolerance):
                 row["verdict"] = "SLOWER"
-        if (others := found.get("others_cores", 0.0)) > DISTURBED:
+        long = sum(found.get("wall_s", [_LONG])) >= _LONG
+        if long and (others := found.get("others_cores", 0.0)) > DISTURBED:
             row["verdict"] += f" (others kept {others:.1f} cores busy)"
         rows.append(row)
     return rows
@@ -87,11 +98,19 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if not args.stored.is_file():
         parser.error(f"no stored record at {args.stored}; benchmarks.everything makes one")
-    rows = compared(read_stages(args.fresh), read_stages(args.stored), args.tolerance)
-    if not any("stored" in row for row in rows):
-        parser.error(f"{args.fresh} and {args.stored} have no stage in common")
+    fresh, stored = read_stages(args.fresh), read_stages(args.stored)
+    rows = compared(fresh, stored, args.tolerance)
     print("Time x rate of the matrix product in the same run (GFLOP):")
     print(table(rows))
+    shapes = {key[0] for key in fresh}
+    if missing := [" ".join(key[:2]) for key in stored if key[0] in shapes and key not in fresh]:
+        print(f"Stored, but not run now: {', '.join(missing)}")
+    if not any("stored" in row for row in rows):
+        print(f"{args.stored} has none of these stages: no verdict.")
+        return 0
+    if read_machine(args.fresh) != read_machine(args.stored):
+        print(f"{args.stored} was measured on another machine: no verdict.")
+        return 0
     slower = [" ".join(row["key"][:2]) for row in rows if "SLOWER" in row["verdict"]]
     print(
         f"Slower than {args.tolerance:g} times the stored record: {', '.join(slower)}"

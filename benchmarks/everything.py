@@ -13,23 +13,19 @@ that file when the code has changed.
 import argparse
 import datetime
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
 from benchmarks import peers, scaling
 from benchmarks.limits import Precision, allowed, measure_limits, product_rate
-from benchmarks.measure import measure
+from benchmarks.measure import machine, measure
 from benchmarks.peers import ROOT
 from benchmarks.shapes import SHAPES, Shape, build
 from benchmarks.stages import STAGES, prepare, row, stages
@@ -49,7 +45,6 @@ class Run:
     out: Path
     record: dict[str, Any]
     end: float = inf
-    reasons: dict[str, str] = field(default_factory=dict)
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -64,7 +59,7 @@ class Run:
 
     def leave_out(self, what: str, why: str) -> None:
         """Note why something is not measured."""
-        self.reasons[what] = why
+        self.record["reasons"][what] = why
         self.save(f"left out: {what}: {why}")
 
     def add(self, part: str, result: dict[str, Any], text: str) -> None:
@@ -75,7 +70,7 @@ class Run:
 
     def save(self, text: str) -> None:
         """Write the record and say what is new."""
-        self.record["left out"] = left_out(self.record, self.reasons)
+        self.record["left out"] = left_out(self.record)
         write_json(self.out, self.record)
         print(text, flush=True)
 
@@ -99,7 +94,7 @@ def opened(out: Path, device: str) -> dict[str, Any]:
     """The record at `out`, or an empty one. Raises UserError if it is another machine's."""
     here = machine(device)
     if not out.is_file():
-        return {"machine": here} | {part: [] for part in (*_KEYS, "left out")}
+        return {"machine": here, "reasons": {}} | {part: [] for part in (*_KEYS, "left out")}
     record: dict[str, Any] = read_json(out)
     if other := [name for name in here if record["machine"].get(name) != here[name]]:
         raise UserError(
@@ -109,16 +104,21 @@ def opened(out: Path, device: str) -> dict[str, Any]:
     return record
 
 
-def left_out(record: dict[str, Any], reasons: dict[str, str]) -> list[dict[str, str]]:
-    """What all of it has and the record has not: {"what", "why"}, alike ones together."""
+def left_out(record: dict[str, Any]) -> list[dict[str, str]]:
+    """What all of it has and the record has not: {"what", "why"}, alike ones together.
+
+    The record's "reasons" are kept for what is still missing; without one it was "not run".
+    """
     done = {stage_name(row["shape"], row["stage"]) for row in record["stages"]}
     done |= {growth_name(row["stage"], row["axis"]) for row in record["scaling"]}
     wanted = [(f"stages at {s}'s shape", stage_name(s, name)) for s in SHAPES for name in STAGES]
     wanted += [("growth", growth_name(*axis)) for axis in _axes()]
     for found in record["peers"]:
-        done |= {item_name(run) for run in found["runs"] if "failed" not in run}
+        done |= {item_name(run) for run in found["runs"]}
     for item in all_items():
         wanted.append((f"Case {item['case']}, {item['side']} side", item_name(item)))
+    reasons = {what: why for what, why in record["reasons"].items() if what not in done}
+    record["reasons"] = reasons
     groups: dict[tuple[str, str], list[str]] = {}
     sizes = Counter(group for group, _ in wanted)
     for group, name in wanted:
@@ -157,24 +157,6 @@ def all_items() -> Iterator[dict[str, Any]]:
             case, sides=sides, shape="", concepts=concepts, levels=(1, 10), doses=(), device=""
         ):
             yield asdict(item)
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.is_file() else [])
-        if line.startswith("model name")
-    ]
-    found = {
-        "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30), "torch": torch.__version__,
-        "threads": torch.get_num_threads(), "python": platform.python_version(), "device": device,
-    }  # fmt: skip
-    if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
 
 
 def precisions(device: str) -> tuple[Precision, ...]:
@@ -235,7 +217,14 @@ def run_peers(run: Run, shape: str, device: str, *, case: int, levels: str) -> N
     command += ["--case", str(case), "--levels", levels, "--device", device]
     command += [] if run.end == inf else ["--budget", f"{max(0, run.left()):.0f}"]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    found = {name: value for name, value in read_json(kept).items() if name != "left_out"}
+    found = read_json(kept)
+    for item in found["runs"]:
+        if "failed" in item:
+            run.record["reasons"][item_name(item)] = item["failed"]
+    found = {
+        "runs": [item for item in found["runs"] if "failed" not in item],
+        "totals": found["totals"],
+    }
     about = {"shape": shape, "case": case, "device": device}
     run.add("peers", about | found, f"Case {case}: peers done")
 

@@ -1,6 +1,8 @@
 """What a call costs: wall seconds, CPU seconds of all threads, and the memory that it adds."""
 
 import ctypes
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,3 +118,21 @@ class Parts:
         part = self.seconds.setdefault(name, {"wall_s": 0.0, "cpu_s": 0.0})
         part["wall_s"] += time.perf_counter() - wall
         part["cpu_s"] += time.process_time() - cpu
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (info.read_text().splitlines() if info.is_file() else [])
+        if line.startswith("model name")
+    ]
+    found = {
+        "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "python": platform.python_version(), "device": device,
+    }  # fmt: skip
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -10,6 +10,7 @@ searched (the library's search at every dose, without the theorem and the interv
 """
 
 import argparse
+import datetime
 import json
 import os
 import subprocess
@@ -93,10 +94,11 @@ def run(item: Item, *, timeout_s: float = inf) -> dict[str, Any]:
         errors.seek(0)
         said, why = out.read().decode(), errors.read().decode()
     found: dict[str, Any] = asdict(item) | {
-        "wall_s": wall, "process_cpu_s": usage.ru_utime + usage.ru_stime,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "wall_s": wall,
+        "process_cpu_s": usage.ru_utime + usage.ru_stime,
         "process_peak_mib": usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
     }  # fmt: skip
-    if process.returncode:
+    if process.returncode or not said.strip():
         stopped = wall >= timeout_s
         lines = why.strip().splitlines()
         reason = f"stopped after {timeout_s:.0f} s" if stopped else (lines or ["no message"])[-1]

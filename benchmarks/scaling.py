@@ -173,9 +173,9 @@ def main() -> None:
     ):  # fmt: skip
         results.append(found)
         print(line(found), file=sys.stderr, flush=True)
-    if args.out:
-        write_json(args.out, results)
-    else:
+        if args.out:
+            write_json(args.out, results)
+    if not args.out:
         json.dump(results, sys.stdout, indent=1)
 
 

@@ -33,7 +33,7 @@ from saerepgeo_lib.residuals import Residuals, draw_noise, rms
 from saerepgeo_lib.separability import Seen
 from saerepgeo_lib.stratification import rank_table
 from saerepgeo_lib.subject import Subject
-from saerepgeo_lib.tensors import aligned_rows, modal_spectra
+from saerepgeo_lib.tensors import aligned_rows, merged, modal_spectra
 from saerepgeo_lib.tokens import Tokens
 
 N_SLOTS, N_DRAWS, FEW_STEPS = 2, 2, 8
@@ -169,7 +169,7 @@ def stages(b: Bench) -> dict[str, Stage]:
         Stage("encode sweep", b.sweep_levels, lambda r: _encode(b, 2, r)),
         Stage(
             "spectra", lambda: modal_spectra(b.codes.values, N_SLOTS),
-            lambda r: _spectra(b, len(b.codes.features), r),
+            lambda r: _spectra(b, merged(b.codes.values).shape[1], r),
         ),
         Stage(
             "clusters", lambda: cluster_pca(space_of(b.points)),

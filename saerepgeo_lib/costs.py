@@ -1,5 +1,6 @@
 """What the library costs: the record of the benchmarks, as tables."""
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from saerepgeo_lib.files import read_json
 
 _PARTS = ("machine", "limits", "stages", "scaling", "peers", "left out")
 _LEVELS = 10  # of an encode sweep, the paper's
-# float32 operations a second without tensor cores, from the vendor's datasheets
+# float32 operations a second without tensor cores: NVIDIA's datasheets of the T4, H100 and H200
 DATASHEETS = {"Colab's T4": 8.1e12, "an H100 or H200": 67e12}
 LINEAR = 1.05  # exponents up to here count as in proportion
 LIBRARY, CAREFUL, LEAN, PLAIN = "library", "careful", "lean", "plain"
@@ -37,7 +38,8 @@ def read_costs(path: Path) -> dict[str, Any]:
 
 def dates(record: dict[str, Any]) -> list[str]:
     """The days on which the record's results were measured."""
-    rows = [row for part in ("stages", "scaling", "peers") for row in record[part]]
+    rows = [*record["stages"], *record["scaling"]]
+    rows += [run for peers in record["peers"] for run in peers["runs"]]
     return sorted({row["date"] for row in rows})
 
 
@@ -54,7 +56,10 @@ def limits_table(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def stage_table(record: dict[str, Any]) -> pd.DataFrame:
-    """A row a stage: shape, stage, seconds (median), CPU seconds, peak MiB, floor, share, how."""
+    """A row a stage: shape, stage, seconds (median), CPU seconds, peak MiB, floor, share, how.
+
+    For a model that is built in part the seconds are computed; CPU and memory are then not known.
+    """
     rows = []
     for found in record["stages"]:
         if found.get("precision", "float32") != "float32":
@@ -62,21 +67,23 @@ def stage_table(record: dict[str, Any]) -> pd.DataFrame:
         seconds = found.get("computed_wall_s", pd.Series(found["wall_s"]).median())
         built = found.get("blocks")
         how = f"{COMPUTED}: {built}" if built else MEASURED
-        floor = seconds * found["share"]
-        rows.append((found["shape"], found["stage"], seconds, found["cpu_s"], found["peak_mib"],
-                     floor, found["share"], how))  # fmt: skip
+        cpu, peak = (None, None) if built else (found["cpu_s"], found["peak_mib"])
+        rows.append((found["shape"], found["stage"], seconds, cpu, peak, seconds * found["share"],
+                     found["share"], how))  # fmt: skip
     columns = ["shape", "stage", "seconds", "CPU s", "peak MiB", "floor", "share", "how"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"CPU s": float, "peak MiB": float})
 
 
 def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
     """A row a shape with whole cases: how near its encode sweep and Case 1 are to the machine.
 
-    "encode share" counts the sweep's two products, "encode effective" the ten that they stand for,
-    both over its time at the rate of the encoder's product. "Case 1 / floor" is the time of Case 1
-    without nulls over its floor; "Case 1 / forward pass" over the measured forward pass and the
-    floor of the two products.
+    "encode share" counts the sweep's two products over its time, at the rate of a product of the
+    encoder's shape; "square share" at that of the square product; "encode effective" counts the ten
+    products that they stand for. "Case 1 / floor" is the time of Case 1 without nulls over its
+    floor; "Case 1 / own pass" over the library's own forward pass, as measured, and the two
+    products.
     """
+    rates = {limits["shape"]: limits for limits in record["limits"]}
     rows = []
     for shape, part in stage_table(record).groupby("shape", sort=False):
         stages = part.set_index("stage")
@@ -87,9 +94,10 @@ def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
         )
         rows.append({
             "shape": shape, "encode share": sweep["share"],
+            "square share": sweep["share"] * rates[shape]["encode"] / rates[shape]["square"],
             "encode effective": sweep["share"] * _LEVELS / 2,
             "Case 1 / floor": 1 / case["share"],
-            "Case 1 / forward pass": case["seconds"] / (model["seconds"] + sweep["floor"]),
+            "Case 1 / own pass": case["seconds"] / (model["seconds"] + sweep["floor"]),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -105,6 +113,16 @@ def growth_table(record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def growth_verdicts(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Stages by what `growth_table` shows of them: whether cost grows faster than in proportion."""
+    names = table["stage"] + " with " + table["axis"]
+    faster, slower = table["low"] > LINEAR, table["high"] <= LINEAR
+    return {
+        "faster": list(names[faster]), "no faster": list(names[slower]),
+        "not told apart": list(names[~faster & ~slower]),
+    }  # fmt: skip
+
+
 def growth_points(record: dict[str, Any]) -> pd.DataFrame:
     """A row a size: stage, axis, size, seconds (least of the repeats; on a GPU of the clock)."""
     rows = [
@@ -116,22 +134,25 @@ def growth_points(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def peers_table(record: dict[str, Any]) -> pd.DataFrame:
-    """A row a side and task: case, task, side, concepts, a column a part, CPU s, ratio, peak, how.
+    """A row a side and task: case, shape, task, side, concepts, a column a part, CPU s, and more.
 
-    "ratio" is the side's CPU time over the library's on the same concepts. The plain sides' work at
-    n levels is n times that at one; where it was not measured on all concepts it is computed so.
+    More: "ratio", "peak MiB", "how". "ratio" is the side's CPU time over the library's on the same
+    concepts. The plain sides' work at n levels is n times that at one; where it was not measured on
+    all concepts it is computed so.
     """
     done = [run for peers in record["peers"] for run in peers["runs"] if "failed" not in run]
     if not done:
-        return pd.DataFrame(columns=["case", "task", "side", "concepts", "CPU s", "ratio", "how"])
+        columns = ["case", "shape", "task", "side", "concepts", "CPU s", "ratio", "how"]
+        return pd.DataFrame(columns=columns)
     runs = pd.DataFrame(map(_flat, done))
     rows = []
-    for (case, task), part in runs.groupby(["case", "task"], sort=False):
+    for (case, task, _), part in runs.groupby(["case", "task", "shape"], sort=False):
         own = part[part["side"] == LIBRARY].set_index("concept")
         for side, found in part.groupby("side", sort=False):
             rows.append(_side(case, task, side, found, own) | {"how": MEASURED})
         for side in (LEAN, PLAIN):
             one = runs[(runs["case"] == 1) & (runs["side"] == side) & (runs["levels"] == 1)]
+            one = one[one["shape"] == part["shape"].iloc[0]]
             known = part[part["side"] == side]
             if case == 1 and part["levels"].iloc[0] > 1 and len(known) < len(own) == len(one):
                 levels = part["levels"].iloc[0]
@@ -141,19 +162,29 @@ def peers_table(record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def dense_gb(record: dict[str, Any]) -> float:
+    """Gigabytes of the largest concept's latents, all tokens and features of ten levels, float32.
+
+    What the plain side keeps; computed from the shape of its tensor. NaN if it was never run.
+    """
+    runs = [run for peers in record["peers"] for run in peers["runs"] if "tensor" in run]
+    return max((4 * _LEVELS * prod(run["tensor"]) / 1e9 for run in runs), default=float("nan"))
+
+
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
     parts = {name: cost["cpu_s"] for name, cost in run["parts"].items() if name != "load"}
     levels = run["levels"]
     tasks = {1: "one noise level", None: f"five doses, {run['kind']} edits"}
     return {
-        "case": run["case"], "task": tasks.get(levels, f"{levels} noise levels"), "levels": levels,
+        "case": run["case"], "shape": run["shape"],
+        "task": tasks.get(levels, f"{levels} noise levels"), "levels": levels,
         "side": run["side"], "concept": run["concept"], **parts, "CPU s": sum(parts.values()),
         "MiB": run["process_peak_mib"],
     }  # fmt: skip
 
 
 def _parts(found: pd.DataFrame) -> list[str]:
-    others = {"case", "task", "levels", "side", "concept", "CPU s", "MiB"}
+    others = {"case", "shape", "task", "levels", "side", "concept", "CPU s", "MiB"}
     return [str(name) for name in found if name not in others]
 
 
@@ -162,7 +193,8 @@ def _side(
 ) -> dict[str, Any]:
     same = own.loc[[c for c in found["concept"] if c in own.index], "CPU s"].sum()
     return {
-        "case": case, "task": task, "side": side, "concepts": len(found),
+        "case": case, "shape": found["shape"].iloc[0], "task": task, "side": side,
+        "concepts": len(found),
         **{name: found[name].sum(min_count=1) for name in _parts(found)},
         "CPU s": found["CPU s"].sum(), "ratio": found["CPU s"].sum() / same if same else None,
         "peak MiB": found["MiB"].max(),
@@ -182,9 +214,9 @@ def expected_table(record: dict[str, Any]) -> pd.DataFrame:
     }
     rows = []
     for shape, part in stage_table(record).groupby("shape", sort=False):
-        if (part["how"] != MEASURED).any():
-            continue  # a model of fewer blocks: its whole cases are not the true ones'
         floors = part.set_index("stage")["floor"]
+        if not {"residuals", "encode sweep"} <= set(floors.index):
+            continue
         work = floors["residuals"] * rates[shape]["square"]
         work += floors["encode sweep"] * rates[shape]["encode"]
         seconds = part.set_index("stage")["seconds"].get("Case 1, no nulls")

@@ -4,6 +4,7 @@ What the encoder's weights multiply is affine in the input, up to one factor a t
 normalises it. So two matrix products, of `x` and of the noise, serve all scales.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -50,6 +51,8 @@ class NoisyCodes:
             self._product = self._times_encoder(torch.cat([-centre[None], self._centred(x)]))
             self._bias = self._product[0] + (sae.b_gate if isinstance(sae, GatedSAE) else sae.b_enc)
             self._product = self._product[1:]
+            if self._normalisation not in _NORMALISED:  # else the bias comes after the factor
+                self._product += self._bias
 
     def clean(self) -> Codes:
         """The latents of `x`."""
@@ -71,10 +74,11 @@ class NoisyCodes:
     ) -> Codes:
         noisy = self.x if noise is None else torch.add(self.x, noise, alpha=scale)
         if not self._affine:
+            budget = MEMORY_BUDGET // (os.cpu_count() or 1)  # a thread a core does this at once
             if self._normalisation not in _NORMALISED:
-                return encode(self._sae, noisy)
+                return encode(self._sae, noisy, memory_budget=budget)
             with self._lock:  # such an SAE keeps what it divided by
-                return encode(self._sae, noisy)
+                return encode(self._sae, noisy, memory_budget=budget)
         budget = IN_CACHE if noisy.device.type == "cpu" else MEMORY_BUDGET
         parts = batches_of(len(noisy), max(1, budget // (self._product[0].nbytes)))
         found = []
@@ -82,8 +86,7 @@ class NoisyCodes:
             step = 0.0 if product is None else product[rows]
             pre = torch.add(self._product[rows], step, alpha=scale)
             if self._normalisation in _NORMALISED:
-                pre *= self._scale(noisy[rows])
-            pre += self._bias
+                pre = pre.mul_(self._scale(noisy[rows])).add_(self._bias)
             found.append(self._latents(self._sae, pre, self._factors))
         return join(found, parts)
 

@@ -30,7 +30,7 @@ def plot_stages(table: pd.DataFrame) -> Figure:
 
 def plot_peers(table: pd.DataFrame) -> Figure:
     """CPU seconds of each side of Case 1 by part, a panel a task; `costs.peers_table`."""
-    known = {"case", "task", "side", "concepts", "CPU s", "ratio", "peak MiB", "how"}
+    known = {"case", "shape", "task", "side", "concepts", "CPU s", "ratio", "peak MiB", "how"}
     table = table[table["case"] == 1].dropna(axis=1, how="all")
     most = table.groupby(["task", "side"], sort=False)["concepts"].transform("max")
     table = table[table["concepts"] == most]

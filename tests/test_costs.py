@@ -11,7 +11,8 @@ from saerepgeo_lib.files import write_json
 
 def run(side, concept, levels, model, spectra, *, case=1, kind=None):
     return {
-        "case": case, "side": side, "concept": concept, "levels": levels, "kind": kind,
+        "case": case, "shape": "s", "date": "2001-02-03", "side": side, "concept": concept,
+        "levels": levels, "kind": kind,
         "parts": {"load": {"cpu_s": 9.0}, "model": {"cpu_s": model}, "spectra": {"cpu_s": spectra}},
         "process_peak_mib": 100.0 * model,
     }  # fmt: skip
@@ -29,7 +30,7 @@ def record(request):
     runs += [run("plain", c, 1, 2.0, 1.0) for c in "ab"] + [run("plain", "a", 10, 20.0, 10.0)]
     points = [{"size": n, "cpu_s": [2.0 * n, 3.0 * n], "peak_mib": 7.0} for n in (1, 2, 4, 8)]
     return {
-        "machine": {}, "left out": [], "peers": [{"runs": runs, "date": "2001-02-03"}],
+        "machine": {}, "left out": [], "peers": [{"runs": runs}],
         "limits": [{"shape": "s", "encode": 2e9, "square": 4e9, "float64": 1e9, "bandwidth": 3e9}],
         "stages": [
             stage("residuals", [1.0, 2.0, 3.0], 0.5, **built),
@@ -61,7 +62,8 @@ def test_how_near_the_limit_is_computed_from_the_stages(record):
     (row,) = costs.near_the_limit(record).to_dict("records")
     assert (row["encode share"], row["encode effective"]) == (0.25, 1.25)
     assert row["Case 1 / floor"] == 2
-    assert row["Case 1 / forward pass"] == 8 / (2 + 1)
+    assert row["Case 1 / own pass"] == 8 / (2 + 1)
+    assert row["square share"] == 0.25 * 2 / 4
     assert costs.dates(record) == ["2001-02-03", "2001-02-04"]
 
 
@@ -86,10 +88,24 @@ def test_the_least_that_a_gpu_takes_is_operations_over_its_rate(record):
 
 
 def test_a_record_with_some_parts_only_still_makes_tables(record):
-    assert costs.expected_table(record).empty  # a model of 2 blocks says nothing of 20
     record["peers"][0]["runs"] = [{"failed": "stopped after 3 s"}]
     record["scaling"] = []
     assert costs.peers_table(record).empty and costs.growth_points(record).empty
+
+
+def test_growth_is_faster_or_not_or_not_told_apart():
+    table = pd.DataFrame({"stage": list("abc"), "axis": ["prompts"] * 3,
+                          "low": [1.06, 0.9, 0.9], "high": [2, 1.05, 1.06]})  # fmt: skip
+    assert costs.growth_verdicts(table) == {
+        "faster": ["a with prompts"], "no faster": ["b with prompts"],
+        "not told apart": ["c with prompts"],
+    }  # fmt: skip
+
+
+def test_dense_latents_are_counted_in_decimal_gigabytes(record):
+    assert np.isnan(costs.dense_gb(record))
+    record["peers"][0]["runs"][-1]["tensor"] = [10, 5, 1000]
+    assert costs.dense_gb(record) == 4 * 10 * 10 * 5 * 1000 / 1e9
 
 
 def test_growth_keeps_the_least_of_the_repeats(record):
