@@ -19,7 +19,7 @@ from saerepgeo_lib.corpus import Passage, embedded_passages
 from saerepgeo_lib.files import sha256_json
 from saerepgeo_lib.latents import encode
 from saerepgeo_lib.models import MINILM, MINILM_SHA256, load_model
-from saerepgeo_lib.noise_sweep import PAPER_LEVELS, RESIDUAL, randomized
+from saerepgeo_lib.noise_sweep import PAPER_LEVELS, randomized
 from saerepgeo_lib.prompts import load_concepts
 from saerepgeo_lib.residuals import Residuals, compute_residuals
 from saerepgeo_lib.saes import random_sae
@@ -80,9 +80,9 @@ def variability_of(
 ) -> dict[str, dict[str, Any]]:
     """Clean rank, relative range and ceiling of the residual stream, `sae` and its random encoder.
 
-    By representation: "l0" on the clean tokens, "ceiling" (no rank exceeds it) and, by rule, "clean"
-    rank and relative "range"; lists are over the three modes. Noise and random encoder are those
-    that Case 1's sweep draws for `seed`.
+    By representation: "l0" on the clean tokens, "ceiling" (no rank exceeds it) and, by rule,
+    "clean" rank and relative "range"; lists are over the three modes. Noise and random encoder
+    are those that Case 1's sweep draws for `seed`.
     """
     rows = aligned_rows(residuals, max_slots=MAX_SLOTS).flatten()
     l0 = max(1, round(encode(sae, residuals.x[rows]).l0))
@@ -99,10 +99,12 @@ def variability_of(
             "l0": _rounded(found.l0[name][0, 0]),
             "ceiling": [min(found.shapes[name, mode]) for mode in MODES],
             "clean": {rule: [*map(_rounded, clean[name, rule])] for rule in RULES},
-            "range": {rule: [*map(_rounded, spread[rule].loc[name, "variability"])] for rule in RULES},
+            "range": {
+                rule: [*map(_rounded, spread[rule].loc[name, "variability"])] for rule in RULES
+            },
         }
         for name in found.labels
-    }  # fmt: skip
+    }
 
 
 def _rounded(value: float) -> float:
@@ -160,6 +162,11 @@ def prepare(work: Path, device: str) -> Do:
 
 
 STUDY = Study(
-    [Point(block, recipe(name, seed)) for block in (1, 3, 5) for seed in range(3) for name in LABELS],
+    [
+        Point(block, recipe(name, seed))
+        for block in (1, 3, 5)
+        for seed in range(3)
+        for name in LABELS
+    ],
     prepare,
-)  # fmt: skip
+)
