@@ -45,7 +45,6 @@ from IPython.display import Markdown, display
 
 from saerepgeo_lib import models, noise_sweep, plots, plots_sparse_dense, prompts
 from saerepgeo_lib import sparse_dense_verdict as verdict
-from saerepgeo_lib import stratification as case1
 from saerepgeo_lib.claims import reported_against_found
 from saerepgeo_lib.records import Record
 from saerepgeo_lib.study import read_study, study_file
@@ -60,7 +59,7 @@ plots.style()
 # %% tags=["parameters"]
 results: str = ""  # results of `saerepgeo study sparse-dense`; empty: those that come with the book
 rank_rule: str = "relative"  # relative or effective
-rank_mode: int = 3  # unfolding that the verdict is about: 1 prompt, 2 token, 3 feature
+rank_mode: int = 3  # unfolding that the verdict is about: 1 prompt, 3 feature
 preset: str = (
     "minilm"  # of the live check: minilm, gpt2-small, ...; your SAE: RELEASE:ID, or a folder
 )
@@ -98,7 +97,7 @@ display(
     Markdown(
         f"{len(study['points'])} trainings of {recipe['n_samples']:,} tokens each, width "
         f"{recipe['expansion']} times the model's, batches of {recipe['batch_size']}, learning rate "
-        f"{recipe['learning_rate']:g}; {minutes:.0f} minutes in all on a shared machine "
+        f"{recipe['learning_rate']:g}; {minutes:.0f} minutes in all "
         f"({study['made with']['device']}, torch {study['made with']['torch']}). "
         f"Concepts: {', '.join(table['concept'].unique())}."
     )
@@ -156,11 +155,11 @@ plots_sparse_dense.plot_distributions(table, rule=rank_rule, mode=rank_mode)
 
 # %%
 with record.stage("effects"):
-    by_mode = {mode: verdict.effect_table(table, mode=mode, random_state=seed) for mode in (1, 3)}
-    effects = by_mode.get(rank_mode)
-    if effects is None:
-        effects = verdict.effect_table(table, mode=rank_mode, random_state=seed)
-record.tables["effects"] = effects
+    by_mode = {
+        mode: verdict.effect_table(table, mode=mode, random_state=seed)
+        for mode in verdict.SHOWN_MODES
+    }
+record.tables["effects"] = effects = by_mode[rank_mode]
 effects.style.format(precision=3).hide(axis="index")
 
 # %% mystnb={"image": {"alt": "In the shipped record: Cliff's delta and mean difference with intervals. Against the dense autoencoder the sparse ones lie far below zero, for both rank rules; against their random encoders above it.", "classes": "dark-light"}, "figure": {"caption": "Effect sizes with 95 % intervals in the prompt and feature modes; broad bars span the effects by seed. A comparison that cannot be tested has no mark.", "name": "effects"}}
@@ -258,7 +257,18 @@ display(Markdown(verdict.live_text(live, sparse=subject.sparse, dense=subject.no
 
 # %%
 record.claims += verdict.claims_of(effects, mode=rank_mode)
-case1.claims_table(record.claims).style.hide(axis="index")
+pd.DataFrame(
+    {
+        "subject": c.subject,
+        "statistic": c.statistic.replace(f", mode {rank_mode}", ""),
+        "value": f"{c.value:.2f}",
+        "95 % interval": f"{c.low:.2f} to {c.high:.2f}",
+        "p": f"{c.p:.3f}",
+        "n": c.n,
+        "verdict": c.verdict,
+    }
+    for c in record.claims
+).style.hide(axis="index")
 
 # %%
 display(Markdown(verdict.verdict_text(effects, rule=rank_rule)))

@@ -28,6 +28,7 @@ REPRESENTATIONS = (
     RESIDUAL,
     *(name for label in LABELS.values() for name in (label, randomized(label))),
 )
+SHOWN_MODES = (1, 3)  # with two slots the rank of mode 2 is two
 MIN_CONCEPTS = 6  # with 5 the exact p cannot reach 0.05
 FULL = 0.99  # share of its ceiling from which a clean rank has no room to vary, as in Case 1
 EFFECTS = {"Cliff's delta": delta_in_layers, "mean difference": mean_difference}
@@ -37,8 +38,11 @@ MORE_THAN_DENSE, MORE_THAN_RANDOM = "dense-sparse-more-variable", "dense-sparse-
 def check_parameters(*, rank_rule: str, rank_mode: int) -> None:
     """Refuse what the results do not hold, before anything is loaded."""
     choose("rank rule of the study", rank_rule, RULES)
-    if rank_mode not in MODES:
-        raise UserError(f"rank_mode is 1 (prompt), 2 (token) or 3 (feature), got {rank_mode}")
+    if rank_mode not in SHOWN_MODES:
+        raise UserError(
+            f"rank_mode is 1 (prompt) or 3 (feature), got {rank_mode}; mode 2 has two slots, "
+            "so its rank has no room to vary"
+        )
 
 
 def variability_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
