@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sae_lens import SAE
 
 from saerepgeo_lib import noise_sweep, training
@@ -93,14 +94,15 @@ def variability_of(
     )  # fmt: skip
     ranks = rank_table(found)
     spread = {rule: variability(ranks, rule=rule).set_index("label") for rule in RULES}
-    clean = ranks[ranks["level"] == 0].set_index(["label", "rule"])["rank"].sort_index()
+    clean = ranks[ranks["level"] == 0].set_index(["label", "rule"])["rank"].sort_index(kind="stable")
     return {
         name: {
             "l0": _rounded(found.l0[name][0, 0]),
             "ceiling": [min(found.shapes[name, mode]) for mode in MODES],
-            "clean": {rule: [*map(_rounded, clean[name, rule])] for rule in RULES},
+            "clean": {rule: [*map(_rounded, np.asarray(clean[name, rule]))] for rule in RULES},
             "range": {
-                rule: [*map(_rounded, spread[rule].loc[name, "variability"])] for rule in RULES
+                rule: [*map(_rounded, np.asarray(spread[rule].loc[name, "variability"]))]
+                for rule in RULES
             },
         }
         for name in found.labels

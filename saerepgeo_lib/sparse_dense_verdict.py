@@ -155,15 +155,15 @@ def claims_of(effects: pd.DataFrame, *, mode: int) -> list[Claim]:
     """The findings on the sparse autoencoders: more variable than dense, and than random."""
     return [
         Claim.of(
-            MORE_THAN_DENSE if r.against == DENSE else MORE_THAN_RANDOM,
-            f"{r.of} minus {r.against}",
-            f"{r.effect} of the relative range, {r.rule} rank, mode {mode}",
-            Estimate(r.value, r.low, r.high, r.p, r.n),
-            r.verdict,
+            MORE_THAN_DENSE if r["against"] == DENSE else MORE_THAN_RANDOM,
+            f"{r['of']} minus {r['against']}",
+            f"{r['effect']} of the relative range, {r['rule']} rank, mode {mode}",
+            Estimate(r["value"], r["low"], r["high"], r["p"], r["n"]),
+            r["verdict"],
         )
-        for r in effects.itertuples()
-        if r.of in SPARSE
-    ]  # fmt: skip
+        for r in effects.to_dict("records")
+        if r["of"] in SPARSE
+    ]
 
 
 def shares_table(table: pd.DataFrame, *, rule: str, mode: int) -> pd.DataFrame:

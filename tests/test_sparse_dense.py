@@ -242,6 +242,8 @@ def shipped():
 
 def test_the_shipped_results_are_of_this_study_and_agree_where_they_must(shipped):
     assert [e["point"] for e in shipped] == [asdict(p) for p in sparse_dense.STUDY.points]
+    table = verdict.variability_table(shipped)
+    assert (table["clean"] <= table["ceiling"]).all() and (table["clean"] > 0).all()
     residual = {}
     for entry in shipped:
         for concept, found in entry["result"]["concepts"].items():
