@@ -94,7 +94,7 @@ def variability_of(
     )  # fmt: skip
     ranks = rank_table(found)
     spread = {rule: variability(ranks, rule=rule).set_index("label") for rule in RULES}
-    clean = ranks[ranks["level"] == 0].set_index(["label", "rule"])["rank"].sort_index(kind="stable")
+    clean = ranks[ranks["level"] == 0].groupby(["label", "rule"])["rank"].agg(list)
     return {
         name: {
             "l0": _rounded(found.l0[name][0, 0]),
