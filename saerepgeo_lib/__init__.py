@@ -4,7 +4,7 @@ The modules stand in the order in which data flows, and each imports only from t
 
 prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> subject
 -> points -> latents -> noisy_codes, tensors, ranks
--> noise_sweep -> statistics, claims -> stratification (Case 1)
+-> noise_sweep -> statistics, effect_sizes, claims -> stratification (Case 1)
 -> dimension, clusters -> arrangements (estimators of Cases 2 and 3)
 -> local_representations -> structure, structure_verdict, structure_table (Case 2)
 -> decoding -> edits -> scaling, interventions -> dose_response, random_walk, downstream
@@ -15,6 +15,7 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> s
 -> grid, sweep, collect, compare (many runs, one table), costs (the benchmarks' record)
 -> pages -> ledger, figure_index, page_header, glossary -> book, book_zip, cli
 
-`corpus` and `training` make the shipped autoencoders; `cores`, `errors`, `files`, `strict_yaml`
-and `record_files` serve all.
+`corpus` and `training` make the shipped autoencoders, and those of a `study`, a grid of trainings:
+sparse_dense -> sparse_dense_verdict (sparse against dense). `cores`, `errors`, `files`,
+`strict_yaml` and `record_files` serve all.
 """

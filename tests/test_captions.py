@@ -128,6 +128,14 @@ def _(tables):
     return (worst.loc["relative 0.01 range", "lowest dimension"] == 0).all()
 
 
+@says("sparse_against_dense", "without that direction the gap shrinks to a fraction")
+def _(tables):
+    live = tables["live"].groupby("representation")[["range", "without first", "first"]].mean()
+    gaps = live.loc[DENSE] - live.loc[[TOPK, L1]]
+    shrinks = (gaps["without first"] < gaps["range"] / 4).all()
+    return shrinks and live.loc[DENSE, "first"] > 0.5
+
+
 @pytest.mark.parametrize(("page", "words"), SAID, ids=lambda given: str(given)[:40])
 def test_what_a_page_says_of_the_books_run_is_so(page, words):
     source = (ROOT / "notebooks" / f"{page}.py").read_text(encoding="utf-8")
