@@ -6,7 +6,7 @@ of its own in the work folder, so a study can be stopped at any time, and two ca
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -22,7 +22,10 @@ from saerepgeo_lib.files import data_dir, held_lock, read_json, sha256_json, wri
 logger = logging.getLogger(__name__)
 
 Do = Callable[[Any], dict[str, Any]]
-STUDIES: dict[str, str] = {}  # name: the module that has its STUDY; imported when it is wanted
+STUDIES = {  # name: the module that has its STUDY; imported when it is wanted
+    "separability": "saerepgeo_lib.separability_study",
+}
+TOLERANCE = 0.01  # relative difference up to which a repeated number counts as the same
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,47 @@ def run_study(name: str, study: Study, *, work: Path, out: Path, device: str) ->
     made = {"torch": torch.__version__, "sae_lens": version("sae_lens"), "device": device}
     write_json(out, {"made with": made, "points": [read_json(file) for file in files]})
     return out
+
+
+def check_point(
+    study: Study, number: int, *, recorded: Path, work: Path, device: str
+) -> dict[str, float]:
+    """Repeat one point of a file of results: how far each number is from the recorded one.
+
+    Relative to the larger of both, 0 if they are equal. `number` counts from 0 in the file. Raises
+    UserError for a point that is not in the file, or no longer in the study.
+    """
+    points = read_study(recorded)["points"]
+    if not 0 <= number < len(points):
+        raise UserError(f"{recorded} has points 0 to {len(points) - 1}, not {number}")
+    known = points[number]
+    point = next((p for p in study.points if asdict(p) == known["point"]), None)
+    if point is None:
+        raise UserError(f"the study has changed: point {number} of {recorded} is not in it now")
+    before = dict(_numbers(known["result"]))
+    after = dict(_numbers(measured(point, study.prepare(work, device))["result"]))
+    if set(before) != set(after):
+        raise UserError(
+            f"the study has changed: {sorted(set(before) ^ set(after))} are in one only"
+        )
+    return {name: _apart(before[name], after[name]) for name in before}
+
+
+def _numbers(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    """The numbers of a nested result, by the names that lead to them."""
+    for name, value in result.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}: ")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _apart(a: float | None, b: float | None) -> float:
+    if a == b:
+        return 0.0
+    if a is None or b is None:
+        return float("inf")
+    return abs(a - b) / max(abs(a), abs(b))
 
 
 def measured(point: Any, do: Do) -> dict[str, Any]:
