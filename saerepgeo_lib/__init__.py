@@ -15,8 +15,8 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> s
 -> grid, sweep, collect, compare (many runs, one table), costs (the benchmarks' record)
 -> pages -> ledger, figure_index, page_header, glossary -> book, book_zip, cli
 
-`corpus` and `training` make the shipped autoencoders; on them and on the Cases stand sparse_probing,
-separability_training, separability_effects -> study -> separability_study (separability as a
-training objective), shown by plots_training. `cores`, `errors`, `files`, `strict_yaml`
-and `record_files` serve all.
+`corpus` and `training` make the shipped autoencoders; on them and on the Cases stand
+sparse_probing, separability_training, separability_effects -> study -> separability_study
+(separability as a training objective), shown by plots_training. `cores`, `errors`, `files`,
+`strict_yaml` and `record_files` serve all.
 """

@@ -171,6 +171,6 @@ def answer_text(found: pd.DataFrame, claims: Sequence[Claim]) -> str:
             )
             lines.append(
                 f"- **{label}: it {words[id]}**: {verdicts_in_words([c.verdict for c in mine])} "
-                f"strengths (the opposite, beyond chance, in {against}). Change by strength: {each}."
+                f"strengths (beyond chance the opposite: {against}). Change by strength: {each}."
             )
     return "\n".join(lines)

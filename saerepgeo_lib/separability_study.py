@@ -46,10 +46,10 @@ N_TRAIN, N_HELD_OUT = 24_576, 1_536  # passages
 CONCEPTS = ("months", "days", "elements")
 PROBED = 4  # latents a probe may use
 SEEDS = (0, 1, 2)
-STRENGTHS = (0.0, 3.0, 10.0, 30.0, 100.0)
-K, L1_WEIGHTS = 32, (1.0, 2.0, 4.0)  # TopK's L0; the L1 weight, between those of the baselines
+STRENGTHS = (0.0, 1.0, 3.0, 10.0, 30.0)  # chosen once, from a pilot
+K, L1_WEIGHTS = 32, (3.0, 5.0, 6.0)  # L0 of TopK; weight of L1, between those of its baselines
 _LEVELS = (0.0, 0.2, 1.0)  # of noise, for the rank profile
-_BATCH = 1024  # tokens that are grouped together, in training and on held-out text
+_BATCH = 1024  # held-out tokens that fall into groups together
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Point:
     coefficient: float
     strength: float
     seed: int
-    n_groups: int = 32
-    n_samples: int = 400_000
+    n_groups: int = 16
+    n_samples: int = 120_000
     expansion: int = 4
-    batch_size: int = _BATCH
+    batch_size: int = 256
     learning_rate: float = 1e-3
 
     @property

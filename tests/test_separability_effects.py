@@ -126,6 +126,6 @@ def test_words_and_table_say_the_same_numbers():
     found = effects(matched(grid(factor=1.1)))
     text = answer_text(found, judge(found))
     line = next(x for x in text.splitlines() if "L1-ReLU SAE: it lowers the FVU" in x)
-    assert "does not hold in 1 of 1" in line and "beyond chance, in 1)" in line and "+10 %" in line
+    assert "does not hold in 1 of 1" in line and "opposite: 1)" in line and "+10 %" in line
     table = effects_shown(found).set_index(["SAE", "outcome"])
     assert table.loc[("L1-ReLU SAE", OUTCOMES["FVU"][0]), "strength 5"].startswith("+10 [")
