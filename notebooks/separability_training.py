@@ -56,7 +56,7 @@ plots.style()
 
 # %% tags=["parameters"]
 results: str = ""  # results of the study; empty: those that come with the book
-live_strength: float = 30.0  # of the objective, in the small version that is trained here
+live_strength: float = 10.0  # of the objective, in the small version that is trained here
 live_samples: int = 60_000  # tokens that each of its SAEs is trained on
 seed: int = 0  # seed of the small version
 device: str = "auto"  # auto, cpu, cuda or mps
@@ -112,17 +112,16 @@ one = points[0]["point"]
 display(
     Markdown(
         f"{len(runs)} trainings of {one['n_samples']:,} samples, {one['expansion'] * 384:,} latents, batches of {one['batch_size']:,} in "
-        f"{one['n_groups']} groups; seeds {sorted(set(runs['seed']))}; strengths {', '.join(f'{s:g}' for s in strengths)}. "
-        f"Trained and measured in {runs['seconds'].median():.0f} s each (median), with torch {shipped['made with']['torch']}."
+        f"{one['n_groups']} groups; seeds {', '.join(map(str, sorted(set(runs['seed']))))}; strengths "
+        f"{', '.join(f'{s:g}' for s in strengths)}. Made with torch {shipped['made with']['torch']} and SAELens {shipped['made with']['sae_lens']}."
     )
 )
 
 # %% [markdown]
-# The strengths were chosen once, from a short pilot with one seed, so that the largest visibly moves separability, and not changed afterwards. Negative strengths push
-# groups *together*: a control for the direction.
+# The strengths were chosen once, from a pilot with one seed, so that the largest visibly moves separability, and not changed afterwards.
 #
 # **At the same L0.** A TopK SAE has the L0 that is set. An L1 SAE has the one that comes out, and FVU falls as L0 rises; so the
-# L1 baseline is trained at three weights per seed, and each outcome of a regularised SAE is compared with the baselines' *at its own L0*, interpolated
+# L1 baseline is trained at four weights per seed, which bracket the L0 of every strength, and each outcome of a regularised SAE is compared with the baselines' *at its own L0*, interpolated
 # in log L0 within the same seed. Everything is paired by seed: same initial weights, same batches.
 
 # %%

@@ -27,6 +27,7 @@ OUTCOMES = {
     "slope": ("Case 3: slope", False),
 }
 _CLAIMS = {  # claim: outcome, and the side of 0 that it is about
+    "training-separability-moves": ("separability", 1),
     "training-separability-separates": ("AEDP", 1),
     "training-separability-fvu": ("FVU", -1),
     "training-separability-probing": ("probing", 1),
@@ -152,6 +153,7 @@ def effects_shown(found: pd.DataFrame) -> pd.DataFrame:
 def answer_text(found: pd.DataFrame, claims: Sequence[Claim]) -> str:
     """The findings in words (Markdown): a line a claim and kind."""
     words = {
+        "training-separability-moves": "separates groups of unseen text more",
         "training-separability-separates": "separates the entities more",
         "training-separability-fvu": "lowers the FVU at the same L0",
         "training-separability-probing": "raises the accuracy of sparse probes",

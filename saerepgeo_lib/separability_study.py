@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,8 @@ CONCEPTS = ("months", "days", "elements")
 PROBED = 4  # latents a probe may use
 SEEDS = (0, 1, 2)
 STRENGTHS = (0.0, 1.0, 3.0, 10.0, 30.0)  # chosen once, from a pilot
-K, L1_WEIGHTS = 32, (3.0, 5.0, 6.0)  # L0 of TopK; weight of L1, between those of its baselines
+K = 32  # L0 of TopK
+L1_WEIGHT, L1_BASELINES = 5.0, (2.5, 3.0, 6.0)  # these bracket the L0 of every strength
 _LEVELS = (0.0, 0.2, 1.0)  # of noise, for the rank profile
 _BATCH = 1024  # held-out tokens that fall into groups together
 
@@ -133,7 +134,7 @@ def measure(
 def measure_text(sae: Any, x: Float[Tensor, "tokens d"]) -> dict[str, float]:
     """FVU, mean L0, share of latents that never fire, and the objective, on these tokens.
 
-    The objective is the mean over batches of 1,024 of the tokens in a fixed random order.
+    The objective is the mean over batches of 1,024 of the tokens (or all) in a fixed random order.
     """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
     apart, fired, l0 = [], torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=x.device), 0
@@ -141,7 +142,7 @@ def measure_text(sae: Any, x: Float[Tensor, "tokens d"]) -> dict[str, float]:
         z = sae.encode(x[rows])
         fired |= (z != 0).any(0)
         l0 += int((z != 0).sum())
-        if len(rows) == _BATCH:
+        if len(rows) == min(_BATCH, len(x)):  # the last batch is smaller
             apart.append(separability(z, residual_groups(x[rows])).item())
     return {
         "FVU": fvu(sae, x),
@@ -229,14 +230,19 @@ def demonstration(
     """
     x = torch.cat([found.residuals.x for found in training.values()]).half().cpu().numpy()
     unseen = torch.cat([found.residuals.x for found in held_out.values()])
-    done = []
-    for kind, coefficient in (("topk", K), ("standard", L1_WEIGHTS[1])):
-        for weight in (0.0, strength):
-            point = Point(kind, coefficient, weight, seed, 16, n_samples, 2, 256)  # type: ignore[arg-type]
-            with tempfile.TemporaryDirectory() as folder:
-                sae = trained(point, [x], checkpoints=Path(folder), device=device)
-            done.append(measured(point, lambda _, sae=sae: measure(sae, unseen, held_out)))
-    return runs_table(done).drop(columns=["seed", "seconds"])
+
+    def do(point: Point) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            sae = trained(point, [x], checkpoints=Path(folder), device=device)
+        return measure(sae, unseen, held_out)
+
+    small = [
+        replace(point, seed=seed, n_samples=n_samples, expansion=2)
+        for weight in (0.0, strength)
+        for point in (Point("topk", K, weight, seed), Point("standard", L1_WEIGHT, weight, seed))
+    ]
+    table = runs_table([measured(point, do) for point in small])
+    return table.drop(columns=["seed", "seconds"])
 
 
 def points() -> tuple[Point, ...]:
@@ -246,9 +252,9 @@ def points() -> tuple[Point, ...]:
         for strength in STRENGTHS:
             out += [
                 Point("topk", K, strength, seed),
-                Point("standard", L1_WEIGHTS[1], strength, seed),
+                Point("standard", L1_WEIGHT, strength, seed),
             ]
-        out += [Point("standard", weight, 0.0, seed) for weight in (L1_WEIGHTS[0], L1_WEIGHTS[2])]
+        out += [Point("standard", weight, 0.0, seed) for weight in L1_BASELINES]
     return tuple(out)
 
 

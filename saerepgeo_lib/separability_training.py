@@ -95,7 +95,7 @@ class _Separable:
 
 
 @dataclass
-class SeparableTopKTrainingSAEConfig(TopKTrainingSAEConfig):
+class SeparableTopKTrainingSAEConfig(TopKTrainingSAEConfig):  # type: ignore[misc]
     """TopK with the objective: its weight, and into how many groups a batch falls."""
 
     separability_coefficient: float = 0.0
@@ -110,7 +110,7 @@ class SeparableTopKTrainingSAEConfig(TopKTrainingSAEConfig):
 
 
 @dataclass
-class SeparableStandardTrainingSAEConfig(StandardTrainingSAEConfig):
+class SeparableStandardTrainingSAEConfig(StandardTrainingSAEConfig):  # type: ignore[misc]
     """L1-ReLU with the objective: its weight, and into how many groups a batch falls."""
 
     separability_coefficient: float = 0.0
@@ -124,15 +124,15 @@ class SeparableStandardTrainingSAEConfig(StandardTrainingSAEConfig):
         return StandardSAEConfig
 
 
-class SeparableTopKTrainingSAE(_Separable, TopKTrainingSAE):
+class SeparableTopKTrainingSAE(_Separable, TopKTrainingSAE):  # type: ignore[misc]
     """Trains an ordinary TopK SAE: what `save_inference_model` writes is one."""
 
 
-class SeparableStandardTrainingSAE(_Separable, StandardTrainingSAE):
+class SeparableStandardTrainingSAE(_Separable, StandardTrainingSAE):  # type: ignore[misc]
     """Trains an ordinary L1-ReLU SAE: what `save_inference_model` writes is one."""
 
 
-_CLASSES = {
+_CLASSES: dict[str, tuple[Any, Any]] = {
     "topk": (SeparableTopKTrainingSAE, SeparableTopKTrainingSAEConfig),
     "standard": (SeparableStandardTrainingSAE, SeparableStandardTrainingSAEConfig),
 }

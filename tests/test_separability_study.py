@@ -50,7 +50,7 @@ def test_the_grid_has_every_seed_at_every_strength_and_baselines_around_the_l1_w
         l1 = [p for p in mine if p.kind == "standard"]
         (weight,) = {p.coefficient for p in l1 if p.strength}
         plain = sorted(p.coefficient for p in l1 if not p.strength)
-        assert len(plain) == 3 and plain[0] < weight < plain[2] and plain[1] == weight
+        assert len(plain) >= 3 and plain[0] < weight < plain[-1] and weight in plain
 
 
 def test_the_last_token_of_each_entity_stands_for_it(found):
@@ -129,6 +129,6 @@ def test_the_demonstration_trains_both_kinds_with_and_without_the_objective(foun
         seed=0, device="cpu",
     )  # fmt: skip
     assert table[["kind", "strength"]].to_numpy().tolist() == [
-        ["topk", 0.0], ["topk", 30.0], ["standard", 0.0], ["standard", 30.0]
+        ["topk", 0.0], ["standard", 0.0], ["topk", 30.0], ["standard", 30.0]
     ]  # fmt: skip
     assert table[["FVU", "AEDP", "probing", "dead"]].notna().all().all()
