@@ -92,7 +92,11 @@ points = shipped["points"]
 #   $S$ does not change with $z \to c z$.
 # - **Latents count by what they add to the reconstruction**: latent times norm of its decoder row, as in SAELens' L1 loss. Else a
 #   single latent could gain, in $S$ too, by growing while its decoder row shrinks.
-# - **The logarithm**, as in Case 3's objective: a per cent more counts the same everywhere, and no gradient scales with the codes.
+# - **The logarithm**, as in Case 3's objective: a per cent more counts the same everywhere. Like that of any scale-free objective its gradient goes
+#   as one over the size of the codes, which are small at first; so the strength grows over the first quarter of the steps.
+#
+# What a strength is worth: the MSE here is summed over the dimensions of inputs that are scaled to a norm of about
+# $\sqrt{d}$, so that a strength of $d$ would pay for an FVU of about 1 with one unit of $\log S$. All pairs of groups count alike, large or small.
 #
 # $S$ has a ceiling, $\sqrt{2K/(K-1)}$ for groups of one size, reached where each group is a single point and all are equally far apart. What lies inside
 # a group must be given up on the way there, or drowned by differences between groups that the decoder does not see
@@ -113,19 +117,23 @@ display(
     Markdown(
         f"{len(runs)} trainings of {one['n_samples']:,} samples, {one['expansion'] * 384:,} latents, batches of {one['batch_size']:,} in "
         f"{one['n_groups']} groups; seeds {', '.join(map(str, sorted(set(runs['seed']))))}; strengths "
-        f"{', '.join(f'{s:g}' for s in strengths)}. Made with torch {shipped['made with']['torch']} and SAELens {shipped['made with']['sae_lens']}."
+        f"{', '.join(f'{s:g}' for s in strengths)}. Made with torch {points[0]['made with']['torch']} and SAELens {points[0]['made with']['sae_lens']}."
     )
 )
 
 # %% [markdown]
-# The strengths were chosen once, from a pilot with one seed, so that the largest visibly moves separability, and not changed afterwards.
+# Strengths, budget and groups were set in a few pilot runs, before the grid: the largest strength was to move the objective visibly. A first grid without
+# the slow start was thrown away: its regularised SAEs ended worse than the baselines *on their own loss*. The negative strength pulls groups together, a control for
+# the direction.
 #
 # **At the same L0.** A TopK SAE has the L0 that is set. An L1 SAE has the one that comes out, and FVU falls as L0 rises; so the
-# L1 baseline is trained at four weights per seed, which bracket the L0 of every strength, and each outcome of a regularised SAE is compared with the baselines' *at its own L0*, interpolated
+# L1 baseline is trained at several weights per seed, to bracket the L0 of every strength, and each outcome of a regularised SAE is compared with the baselines' *at its own L0*, interpolated
 # in log L0 within the same seed. Everything is paired by seed: same initial weights, same batches.
 
 # %%
-spread = runs.groupby(["kind", "coefficient", "strength"])[["L0", "FVU", "AEDP", "probing"]].mean()
+spread = runs.groupby(["kind", "coefficient", "strength"])[
+    ["L0", "FVU", "dead", "separability", "AEDP", "probing"]
+].mean()
 spread.reset_index().style.format(precision=3).format(
     "{:g}", subset=["coefficient", "strength"]
 ).hide(axis="index")
@@ -151,20 +159,28 @@ display(Markdown(compared.answer_text(found, record.claims)))
 # might be. They cover initial weights and the order of batches; text, prompts and grid are fixed.
 #
 # ## Reconstruction against separability
+#
+# First the separability that was asked for, of groups of unseen text; then that of the entities, which nobody asked for. Down and to the right is what
+# "separability helps" would look like; up and to the right is a price; up and to the left means that what was asked for is not what the measure sees.
 
-# %% mystnb={"image": {"alt": "Change of held-out FVU against change of the entities' separability, both in per cent of the baseline at equal L0, one panel for TopK and one for L1-ReLU; small marks are seeds, large ones means with 95 % intervals, joined in order of strength from the baseline at the origin.", "classes": "dark-light"}, "figure": {"caption": "FVU against scale-free separability of entities, as changes against the baseline of the same seed at equal L0. If separability helped, the path would run down to the right.", "name": "pareto"}}
-plots_training.plot_pareto(changes, found)
+# %% mystnb={"image": {"alt": "Change of held-out FVU against change of the objective on held-out text, both in per cent of the baseline at equal L0, one panel for TopK and one for L1-ReLU; small marks are seeds, large ones means with 95 % intervals, joined in order of strength from the baseline at the origin.", "classes": "dark-light"}, "figure": {"caption": "FVU against the objective itself (separability of groups of held-out residuals), as changes against the baseline of the same seed at equal L0.", "name": "pareto-objective"}}
+plots_training.plot_pareto(changes, found, x="separability")
+
+# %% mystnb={"image": {"alt": "Change of held-out FVU against change of the entities' separability, both in per cent of the baseline at equal L0, one panel for TopK and one for L1-ReLU; small marks are seeds, large ones means with 95 % intervals, joined in order of strength from the baseline at the origin.", "classes": "dark-light"}, "figure": {"caption": "FVU against scale-free separability of entities, as changes against the baseline of the same seed at equal L0.", "name": "pareto-entities"}}
+plots_training.plot_pareto(changes, found, x="AEDP")
 
 # %% [markdown]
 # ## Every outcome
 #
-# *Separability of groups* is the objective itself, on held-out text; *of entities* is the AEDP of [Case 2](representation_structure.ipynb), over the radius of all content
-# tokens. *Probing accuracy*: a logistic probe names the entity from its last token with four latents, which are chosen on the training
-# folds by their differences of means; no sentence frame is on both sides of a fold. *Rank range* is Case 1's (feature mode, relative rank), *dimension* Case 2's
+# *Separability of groups* is the objective itself, on held-out text; *of clusters* the same of HDBSCAN's clusters of the codes, the local
+# representations of the Cases (with other codes there are other clusters); *of entities* is the AEDP of [Case 2](representation_structure.ipynb), over the radius of all content
+# tokens. An entity's group of residuals may well hold other entities too: then the objective draws these together. *Probing accuracy*: how well a single latent, chosen on the training
+# folds by its difference of means, tells an entity's last token from the others' (balanced accuracy, mean over entities; chance is one half); no sentence frame is on both sides of
+# a fold. *Dead share*: latents that never fire on the held-out tokens. *Rank range* is Case 1's (feature mode, relative rank), *dimension* Case 2's
 # (TwoNN, mean over the clusters of content tokens), *rho\** and *slope* are Case 3's: the scaling at which the error is least, and
 # per cent of error per cent of separability at the codes as they are (entities' tokens).
 
-# %% mystnb={"image": {"alt": "Ten panels, one an outcome: its change by strength, for TopK and L1-ReLU, with 95 % intervals over seeds and a line at zero.", "classes": "dark-light"}, "figure": {"caption": "Change of every outcome by strength of the objective, against the baseline at equal L0. Points: seeds; bars: 95 % intervals over them.", "name": "outcomes"}}
+# %% mystnb={"image": {"alt": "A panel an outcome: its change by strength, for TopK and L1-ReLU, with 95 % intervals over seeds and a line at zero.", "classes": "dark-light"}, "figure": {"caption": "Change of every outcome by strength of the objective, against the baseline at equal L0. Points: seeds; bars: 95 % intervals over them.", "name": "outcomes"}}
 plots_training.plot_effects(changes, found)
 
 # %%
@@ -210,8 +226,8 @@ live.style.format(precision=3).format("{:g}", subset=["strength"]).hide(axis="in
 # ## Summary
 #
 # - Separability can be asked for without labels, in units that no rescaling wins.
-# - An objective moves what it names. Whether it moves what it was meant for is another question, and it is the one that the table answers.
-# - Comparing SAEs needs the same L0: a change of FVU that comes with a change of L0 is not an effect of the objective.
+# - Whether an objective moves what it names, and whether it moves what it was meant for, are two questions; the answers above are given apart.
+# - Comparing SAEs needs the same L0: a change of FVU that comes with a change of L0 cannot be laid to the objective.
 #
 # ## Exercises
 #
@@ -224,7 +240,7 @@ live.style.format(precision=3).format("{:g}", subset=["strength"]).hide(axis="in
 #    weighs latents by the norms of their decoder rows, so that it does not see the change. A penalty on latents as they are would.
 # 2. Groups of codes change with the codes: the SAE could move tokens between groups, and so change what it is asked, instead of
 #    moving groups apart.
-# 3. Divide *separability* by $\sqrt{2K/(K-1)}$; the groups are not of one size, so this is a guide and no bound.
+# 3. $K$ stands under *The trainings*, $S$ in the table below it. Divide *separability* by $\sqrt{2K/(K-1)}$; the groups are not of one size, so this is a guide and no bound.
 # ```
 
 # %% [markdown]

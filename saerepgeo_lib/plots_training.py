@@ -8,7 +8,7 @@ from saerepgeo_lib.plots import looks_of
 from saerepgeo_lib.separability_effects import KINDS, OUTCOMES
 
 
-def plot_pareto(changes: pd.DataFrame, found: pd.DataFrame, *, x: str = "AEDP") -> Figure:
+def plot_pareto(changes: pd.DataFrame, found: pd.DataFrame, *, x: str) -> Figure:
     """FVU against separability, both as changes at equal L0; a panel a kind.
 
     Small: seeds (`matched`). Large: means with intervals over seeds (`effects`), joined in order of

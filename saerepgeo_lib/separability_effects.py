@@ -16,6 +16,7 @@ KINDS = {"topk": "TopK SAE", "standard": "L1-ReLU SAE"}
 # What is measured: its name to read, and whether its change counts in % of the baseline's.
 OUTCOMES = {
     "separability": ("separability of groups, %", True),
+    "AEDP clusters": ("separability of clusters, %", True),
     "AEDP": ("separability of entities, %", True),
     "FVU": ("FVU, held-out text, %", True),
     "FVU content": ("FVU, concept prompts, %", True),
@@ -37,7 +38,8 @@ _CLAIMS = {  # claim: outcome, and the side of 0 that it is about
 def runs_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """A row a training: kind, coefficient, strength, seed, L0, every outcome, seconds.
 
-    Outcomes by concept are averaged over concepts; their FVU is called "FVU content".
+    Outcomes by concept are averaged over concepts (NaN where one has none); their FVU is called
+    "FVU content".
     """
     rows = []
     for one in points:
@@ -46,7 +48,7 @@ def runs_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         )
         chosen = {name: one["point"][name] for name in ("kind", "coefficient", "strength", "seed")}
         rows.append(chosen | {k: v for k, v in one["result"].items() if k != "concepts"}
-                    | by_concept.mean().to_dict() | {"seconds": one["seconds"]})  # fmt: skip
+                    | by_concept.astype(float).mean(skipna=False).to_dict() | {"seconds": one["seconds"]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -56,7 +58,8 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
     Columns kind, strength, seed, outcome, value, baseline, change, outside. One baseline stands
     for itself (TopK, whose L0 is set). Between several (L1, at several weights) an outcome is
     interpolated in log L0; `outside` says that the run's L0 lies beyond theirs (for one: 1 % off),
-    where the line through the nearest two is taken. `change` is the difference, or what it is in %
+    where the line through the nearest two is taken. What is undefined (NaN) in a run or its
+    baselines is left out. `change` is the difference, or what it is in %
     of the baseline (see `OUTCOMES`).
     """
     rows = []
@@ -71,6 +74,8 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
                 base = _interpolated(at, np.log(plain["L0"]), plain[outcome])
                 change = run[outcome] - base
                 change = 100 * change / base if relative else change
+                if np.isnan(change):
+                    continue
                 rows.append((kind, run["strength"], seed, outcome, run[outcome], base, change,
                              outside))  # fmt: skip
     columns = ["kind", "strength", "seed", "outcome", "value", "baseline", "change", "outside"]
@@ -97,11 +102,14 @@ def seeds_estimate(sample: Float[np.ndarray, " n"]) -> Estimate:
 def effects(changes: pd.DataFrame) -> pd.DataFrame:
     """Mean change by kind, strength and outcome over seeds: value, low, high, p, n, outside.
 
+    An outcome that fewer than two seeds have is left out.
     `outside` counts the runs whose L0 no baseline brackets.
     """
     rows = []
     keys = ["kind", "strength", "outcome"]
     for (kind, strength, outcome), part in changes.groupby(keys, sort=False):
+        if len(part) < 2:
+            continue
         found = seeds_estimate(part["change"].to_numpy())
         rows.append((kind, strength, outcome, found.value, found.low, found.high, found.p, found.n,
                      int(part["outside"].sum())))  # fmt: skip
@@ -136,18 +144,25 @@ def effect_of(found: pd.DataFrame, kind: str, strength: float, outcome: str) -> 
 
 
 def effects_shown(found: pd.DataFrame) -> pd.DataFrame:
-    """To read: a row a kind and outcome, a column a strength, "change [low, high]"."""
+    """To read: a row a kind and outcome, a column a strength: "change [low, high]".
+
+    "outside" is added where a run's L0 lies outside its baselines'.
+    """
     cells = found.assign(
         SAE=found["kind"].map(KINDS),
         outcome=found["outcome"].map({name: label for name, (label, _) in OUTCOMES.items()}),
-        cell=[f"{v:+.3g} [{a:+.3g}, {b:+.3g}]"
-              for v, a, b in zip(found["value"], found["low"], found["high"], strict=True)],
+        cell=[_cell(row) for row in found.to_dict("records")],
     )  # fmt: skip
     wide = cells.pivot(index=["SAE", "outcome"], columns="strength", values="cell")
     order = [(s, label) for s in cells["SAE"].unique() for label in cells["outcome"].unique()]
     return wide.loc[order].rename(columns=lambda s: f"strength {s:g}").rename_axis(
         columns=None
     ).reset_index()  # fmt: skip
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    text = f"{row['value']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+    return f"{text} outside" if row["outside"] else text
 
 
 def answer_text(found: pd.DataFrame, claims: Sequence[Claim]) -> str:
@@ -164,12 +179,11 @@ def answer_text(found: pd.DataFrame, claims: Sequence[Claim]) -> str:
             mine = [c for c in claims if c.id == id and c.subject.endswith(label)]
             rows = found[(found["outcome"] == outcome) & (found["kind"] == kind)]
             rows = rows[rows["strength"] > 0]
-            against = sum((c.low > 0) if _CLAIMS[id][1] < 0 else (c.high < 0) for c in mine)
+            tested = [c for c in mine if c.verdict != "cannot be tested here"]
+            against = sum((c.low > 0) if _CLAIMS[id][1] < 0 else (c.high < 0) for c in tested)
             unit = " %" if OUTCOMES[outcome][1] else ""
             each = "; ".join(
-                f"{row['strength']:g}: {row['value']:+.3g}{unit} "
-                f"[{row['low']:+.3g}, {row['high']:+.3g}]"
-                for row in rows.to_dict("records")
+                f"{row['strength']:g}: {_cell(row)}{unit}" for row in rows.to_dict("records")
             )
             lines.append(
                 f"- **{label}: it {words[id]}**: {verdicts_in_words([c.verdict for c in mine])} "

@@ -1,9 +1,8 @@
 """The study of separability as a training objective: its grid, and what is measured of each SAE."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sae_lens import SAE
 from torch import Tensor
 
 from saerepgeo_lib.corpus import Passage, embedded_passages
 from saerepgeo_lib.edits import setting_of
-from saerepgeo_lib.files import sha256_json
 from saerepgeo_lib.interventions import steepest
 from saerepgeo_lib.latents import as_points, fvu
 from saerepgeo_lib.local_representations import cluster_pca, space_of
 from saerepgeo_lib.models import load_model
 from saerepgeo_lib.noise_sweep import sweep
+from saerepgeo_lib.points import Points
 from saerepgeo_lib.prompts import Concept, load_concept
 from saerepgeo_lib.residuals import Residuals, compute_residuals
 from saerepgeo_lib.scaling import uniform_scaling
@@ -44,13 +43,12 @@ from saerepgeo_lib.training import (
 
 N_TRAIN, N_HELD_OUT = 24_576, 1_536  # passages
 CONCEPTS = ("months", "days", "elements")
-PROBED = 4  # latents a probe may use
+PROBED = 1  # latents a probe may use
 SEEDS = (0, 1, 2)
-STRENGTHS = (0.0, 1.0, 3.0, 10.0, 30.0)  # chosen once, from a pilot
+STRENGTHS = (0.0, -30.0, 3.0, 10.0, 30.0, 100.0)  # chosen once, from a pilot
 K = 32  # L0 of TopK
 L1_WEIGHT, L1_BASELINES = 5.0, (2.5, 3.0, 6.0)  # these bracket the L0 of every strength
 _LEVELS = (0.0, 0.2, 1.0)  # of noise, for the rank profile
-_BATCH = 1024  # held-out tokens that fall into groups together
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Point:
     strength: float
     seed: int
     n_groups: int = 16
-    n_samples: int = 120_000
+    n_samples: int = 200_000
     expansion: int = 4
     batch_size: int = 256
     learning_rate: float = 1e-3
@@ -104,8 +102,7 @@ def probed(model: Any, concept: Concept) -> Probed:
 def trained(point: Point, activations: list[np.ndarray], *, checkpoints: Path, device: str) -> Any:
     """The inference SAE that a point trains, decoder rows of norm 1, as SAELens saves and loads it.
 
-    Latents are then in the units of what they add to the reconstruction. The checkpoints are
-    removed at the end.
+    Latents are then in the units of what they add to the reconstruction.
     """
     build = partial(build_separable, strength=point.strength, n_groups=point.n_groups)
     sae = train(
@@ -117,33 +114,34 @@ def trained(point: Point, activations: list[np.ndarray], *, checkpoints: Path, d
         out = SAE.load_from_disk(folder, device=device, dtype="float32").eval()
     if point.kind == "standard":  # TopK's rows are given norm 1 when it is saved
         out.fold_W_dec_norm()
-    shutil.rmtree(checkpoints, ignore_errors=True)
     return out
 
 
 def measure(
-    sae: Any, held_out: Float[Tensor, "tokens d"], concepts: Mapping[str, Probed]
+    sae: Any, point: Point, held_out: Float[Tensor, "tokens d"], concepts: Mapping[str, Probed]
 ) -> dict[str, Any]:
     """Everything that is asked of one SAE: on held-out tokens, and by concept."""
-    return measure_text(sae, held_out) | {
+    return measure_text(sae, held_out, batch=point.batch_size, n_groups=point.n_groups) | {
         "concepts": {name: measure_concept(sae, found) for name, found in concepts.items()}
     }
 
 
 @torch.no_grad()
-def measure_text(sae: Any, x: Float[Tensor, "tokens d"]) -> dict[str, float]:
+def measure_text(
+    sae: Any, x: Float[Tensor, "tokens d"], *, batch: int, n_groups: int
+) -> dict[str, float]:
     """FVU, mean L0, share of latents that never fire, and the objective, on these tokens.
 
-    The objective is the mean over batches of 1,024 of the tokens (or all) in a fixed random order.
+    The objective is the mean over batches of the tokens in a fixed random order, as in training.
     """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
     apart, fired, l0 = [], torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=x.device), 0
-    for rows in order.split(_BATCH):
+    for rows in order.split(batch):
         z = sae.encode(x[rows])
         fired |= (z != 0).any(0)
         l0 += int((z != 0).sum())
-        if len(rows) == min(_BATCH, len(x)):  # the last batch is smaller
-            apart.append(separability(z, residual_groups(x[rows])).item())
+        if len(rows) == min(batch, len(x)):  # the last batch is smaller
+            apart.append(separability(z, residual_groups(x[rows], n_groups=n_groups)).item())
     return {
         "FVU": fvu(sae, x),
         "L0": l0 / len(x),
@@ -152,11 +150,11 @@ def measure_text(sae: Any, x: Float[Tensor, "tokens d"]) -> dict[str, float]:
     }
 
 
-def measure_concept(sae: Any, found: Probed) -> dict[str, float]:
-    """Fit, separability of entities, probing, and a statistic of each Case, on one concept.
+def measure_concept(sae: Any, found: Probed) -> dict[str, float | None]:
+    """Fit, separability, probing, and a statistic of each Case, on one concept; None: no clusters.
 
     Keys: FVU (content tokens); AEDP (of entities over the radius of all content tokens, as in Case
-    2); probing (accuracy); rank range (Case 1: relative range of the relative rank, feature mode);
+    2); AEDP clusters (of HDBSCAN's clusters over the radius of their tokens); probing; rank range (Case 1: relative range of the relative rank, feature mode);
     clusters and dimension (Case 2: HDBSCAN's clusters, and their mean TwoNN dimension); rho* and
     slope (Case 3: scaling with the least error, and % of error a % of separability; entities'
     tokens).
@@ -173,15 +171,28 @@ def measure_concept(sae: Any, found: Probed) -> dict[str, float]:
     return {
         "FVU": fvu(sae, x),
         "AEDP": global_measures(z, groups.entity)["AEDP of entities"],
+        "AEDP clusters": _apart(z, labels),
         "probing": sparse_probing_accuracy(
             as_points(sae, named.residuals.x), known.entity, known.frame, k=PROBED
         ),
         "rank range": float(ranges["variability"].mean()),
         "clusters": int(labels.max() + 1),
-        "dimension": average_dimensions(z, labels)[0],
+        "dimension": _finite(average_dimensions(z, labels)[0]),
         "rho*": uniform_scaling(here).optimum,
         "slope": steepest(here.single)[0],
     }
+
+
+def _apart(z: Points, labels: Int[np.ndarray, " n"]) -> float | None:
+    """Separability of clusters, unclustered points (-1) left out."""
+    inside = labels >= 0
+    if len(np.unique(labels[inside])) < 2:
+        return None
+    return separability(torch.from_numpy(z[inside]), torch.from_numpy(labels[inside])).item()
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def passages() -> list[Passage]:
@@ -206,9 +217,9 @@ def prepare(work: Path, device: str) -> Do:
         n_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            run = folder / f"separability-{sha256_json(asdict(point))[:12]}"
-            sae = trained(point, activations.train, checkpoints=run, device=device)
-            return measure(sae, held_out, concepts)
+            with tempfile.TemporaryDirectory(dir=folder) as run:
+                sae = trained(point, activations.train, checkpoints=Path(run), device=device)
+            return measure(sae, point, held_out, concepts)
         finally:
             torch.set_num_threads(n_threads)
 
@@ -234,7 +245,7 @@ def demonstration(
     def do(point: Point) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             sae = trained(point, [x], checkpoints=Path(folder), device=device)
-        return measure(sae, unseen, held_out)
+        return measure(sae, point, unseen, held_out)
 
     small = [
         replace(point, seed=seed, n_samples=n_samples, expansion=2)

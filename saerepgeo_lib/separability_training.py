@@ -20,7 +20,7 @@ from sae_lens import (
     TopKTrainingSAEConfig,
     register_sae_training_class,
 )
-from sae_lens.saes.sae import TrainStepInput
+from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -73,7 +73,9 @@ class _Separable:
 
     def get_coefficients(self: Any) -> dict[str, Any]:
         return super().get_coefficients() | {  # type: ignore[misc]
-            "separability": self.cfg.separability_coefficient
+            "separability": TrainCoefficientConfig(
+                self.cfg.separability_coefficient, self.cfg.separability_warm_up_steps
+            )
         }
 
     def calculate_aux_loss(
@@ -96,9 +98,10 @@ class _Separable:
 
 @dataclass
 class SeparableTopKTrainingSAEConfig(TopKTrainingSAEConfig):  # type: ignore[misc]
-    """TopK with the objective: its weight, and into how many groups a batch falls."""
+    """TopK with the objective: its weight, from which step on, and the groups of a batch."""
 
     separability_coefficient: float = 0.0
+    separability_warm_up_steps: int = 0
     n_groups: int = N_GROUPS
 
     @classmethod
@@ -111,9 +114,10 @@ class SeparableTopKTrainingSAEConfig(TopKTrainingSAEConfig):  # type: ignore[mis
 
 @dataclass
 class SeparableStandardTrainingSAEConfig(StandardTrainingSAEConfig):  # type: ignore[misc]
-    """L1-ReLU with the objective: its weight, and into how many groups a batch falls."""
+    """L1-ReLU with the objective: its weight, from which step on, and the groups of a batch."""
 
     separability_coefficient: float = 0.0
+    separability_warm_up_steps: int = 0
     n_groups: int = N_GROUPS
 
     @classmethod
@@ -143,10 +147,17 @@ for _sae, _config in _CLASSES.values():  # so that SAELens loads a checkpoint by
 def build_separable(
     recipe: Recipe, *, strength: float, n_groups: int = N_GROUPS, **given: Any
 ) -> Any:
-    """The untrained SAE of `training.build_sae`, with the objective of that strength."""
+    """The untrained SAE of `training.build_sae`, with the objective of that strength.
+
+    It is reached after a quarter of the steps: a scale-free objective has a gradient of 1 over the
+    size of the codes, and these are small at first.
+    """
     plain = build_sae(recipe, **given)
     sae_class, config_class = _CLASSES[recipe.kind]
     options = {name: getattr(plain.cfg, name) for name in plain.cfg.__dataclass_fields__}
-    cfg = config_class(**options, separability_coefficient=strength, n_groups=n_groups)
+    cfg = config_class(
+        **options, separability_coefficient=strength, n_groups=n_groups,
+        separability_warm_up_steps=recipe.n_samples // recipe.batch_size // 4,
+    )  # fmt: skip
     torch.manual_seed(recipe.seed)
     return sae_class(cfg)

@@ -1,7 +1,7 @@
 """Sparse probing: how well a few latents tell entities apart in sentences not seen before."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_score
@@ -12,10 +12,9 @@ from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.points import Points, check_points
 
 
-def mean_differences(x: Points, y: Int[np.ndarray, " n"]) -> Float[np.ndarray, " d"]:
-    """Of each feature: the largest difference between a class's mean and that of all the others."""
-    means = [x[y == c].mean(0) - x[y != c].mean(0) for c in np.unique(y)]
-    return np.abs(means).max(0)
+def mean_difference(x: Points, y: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " d"]:
+    """Of each feature: how far its mean in the class lies from that outside."""
+    return np.abs(x[y].mean(0) - x[~y].mean(0))
 
 
 def sparse_probing_accuracy(
@@ -26,12 +25,12 @@ def sparse_probing_accuracy(
     k: int,
     n_folds: int = 4,
 ) -> float:
-    """Mean accuracy of a logistic probe for the entity on `k` features, over folds of frames.
+    """Balanced accuracy of logistic probes on `k` features, one for each entity, over folds.
 
-    On the training folds alone the k features with the largest `mean_differences` are chosen, and
-    divided by their largest value; no frame is on both sides of a fold (after Gurnee et al. 2023).
-    Chance is 1 over the number of entities. Raises UserError for fewer frames than folds, one
-    entity, or more features asked for than there are.
+    A probe tells an entity from all others (Gurnee et al. 2023). On the training folds alone its k
+    features with the largest `mean_difference` are chosen, and divided by their largest value; no
+    frame is on both sides of a fold. The mean over folds and entities; chance is 1/2. Raises
+    UserError for fewer frames than folds, one entity, or more features asked for than there are.
     """
     x = check_points(points)
     n_frames, n_entities = len(np.unique(frame)), len(np.unique(entity))
@@ -41,7 +40,14 @@ def sparse_probing_accuracy(
             f"got {n_frames}, {n_entities} and {x.shape[1]}"
         )
     probe = make_pipeline(
-        SelectKBest(mean_differences, k=k), MaxAbsScaler(), LogisticRegression(C=10, max_iter=1000)
-    )
-    folds = GroupKFold(n_folds)
-    return float(cross_val_score(probe, x, entity, groups=frame, cv=folds).mean())
+        SelectKBest(mean_difference, k=k), MaxAbsScaler(),
+        LogisticRegression(C=10, class_weight="balanced", max_iter=1000),
+    )  # fmt: skip
+    found = [
+        cross_val_score(
+            probe, x, entity == one, groups=frame, cv=GroupKFold(n_folds),
+            scoring="balanced_accuracy",
+        )
+        for one in np.unique(entity)
+    ]  # fmt: skip
+    return float(np.mean(found))

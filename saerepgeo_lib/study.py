@@ -52,7 +52,7 @@ def find_study(name: str) -> Study:
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """A file of results: "made with", and "points" of "point", "result", "seconds"."""
+    """A file of results: "points" of "point", "result", "seconds", "made with"."""
     record = read_json(path)
     if not isinstance(record, dict) or not record.get("points"):
         raise UserError(f"{path} has no results of a study; 'saerepgeo study NAME' makes them")
@@ -73,12 +73,12 @@ def run_study(name: str, study: Study, *, work: Path, out: Path, device: str) ->
             if not held or file.is_file():
                 continue
             do = do or study.prepare(work, device)
-            write_json(file, measured(point, do))
+            made = {"torch": torch.__version__, "sae_lens": version("sae_lens"), "device": device}
+            write_json(file, measured(point, do) | {"made with": made})
     if missing := sum(not file.is_file() for file in files):
         logger.info("%s: %d points are with another process", name, missing)
         return None
-    made = {"torch": torch.__version__, "sae_lens": version("sae_lens"), "device": device}
-    write_json(out, {"made with": made, "points": [read_json(file) for file in files]})
+    write_json(out, {"points": [read_json(file) for file in files]})
     return out
 
 
@@ -87,7 +87,7 @@ def check_point(
 ) -> dict[str, float]:
     """Repeat one point of a file of results: how far each number is from the recorded one.
 
-    Relative to the larger of both, 0 if they are equal. `number` counts from 0 in the file. Raises
+    Relative to the larger of both (numbers below 0.001 count as that), 0 if they are equal. `number` counts from 0 in the file. Raises
     UserError for a point that is not in the file, or no longer in the study.
     """
     points = read_study(recorded)["points"]
@@ -120,7 +120,7 @@ def _apart(a: float | None, b: float | None) -> float:
         return 0.0
     if a is None or b is None:
         return float("inf")
-    return abs(a - b) / max(abs(a), abs(b))
+    return abs(a - b) / max(abs(a), abs(b), 1e-3)
 
 
 def measured(point: Any, do: Do) -> dict[str, Any]:

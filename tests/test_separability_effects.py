@@ -17,7 +17,7 @@ from saerepgeo_lib.separability_effects import (
     seeds_estimate,
 )
 
-CONCEPT = {"FVU": 0.3, "AEDP": 1.0, "probing": 0.5, "rank range": 0.2, "clusters": 4,
+CONCEPT = {"FVU": 0.3, "AEDP": 1.0, "AEDP clusters": 1.1, "probing": 0.5, "rank range": 0.2, "clusters": 4,
            "dimension": 8.0, "rho*": 1.1, "slope": -0.2}  # fmt: skip
 
 

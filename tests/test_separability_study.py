@@ -36,7 +36,7 @@ def text(found):
 
 def result(point, found, folder):
     sae = trained(point, text(found), checkpoints=folder, device="cpu")
-    return measure(sae, found["days"].residuals.x, {"days": found["days"]})
+    return measure(sae, TINY, found["days"].residuals.x, {"days": found["days"]})
 
 
 def test_the_grid_has_every_seed_at_every_strength_and_baselines_around_the_l1_weight():
@@ -75,27 +75,30 @@ def test_what_is_measured_has_decoder_rows_of_norm_one_and_the_same_reconstructi
     x = found["days"].residuals.x
     assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(sae.cfg.d_sae), atol=1e-5)
     assert torch.allclose(sae(x), kept[0](x), atol=1e-3)
-    assert not (tmp_path / "c").exists()
-    measured = measure_text(sae, x)
+    measured = measure_text(sae, x, batch=64, n_groups=8)
     assert measured["FVU"] == pytest.approx(fvu(sae, x))
     z = sae.encode(x)
     assert measured["L0"] == pytest.approx((z > 0).sum(1).double().mean().item())
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    batches = [rows for rows in order.split(64) if len(rows) == 64]
+    apart = [separability(z[b], residual_groups(x[b], n_groups=8)).item() for b in batches]
+    assert measured["separability"] == pytest.approx(sum(apart) / len(apart))
     assert measured["dead"] == pytest.approx(1 - (z > 0).any(0).double().mean().item())
 
 
-def test_a_rescaled_sae_has_the_same_separability_but_not_the_same_aedp_unscaled(tmp_path, found):
+def test_a_rescaled_sae_measures_the_same(tmp_path, found):
     sae = trained(replace(TINY, n_samples=6400), text(found), checkpoints=tmp_path, device="cpu")
     days = {"days": found["days"]}
     x = found["days"].residuals.x
-    before = measure(sae, x, days)
+    before = measure(sae, TINY, x, days)
     with torch.no_grad():
         sae.W_enc *= 4.0
         sae.b_enc *= 4.0
         sae.W_dec /= 4.0
-    after = measure(sae, x, days)
-    for name in ("FVU", "L0", "dead"):
+    after = measure(sae, TINY, x, days)
+    for name in ("FVU", "L0", "dead", "separability"):
         assert after[name] == pytest.approx(before[name], rel=1e-4), name
-    for name in ("AEDP", "probing", "rank range", "rho*", "slope", "dimension"):
+    for name in ("AEDP", "AEDP clusters", "probing", "rank range", "rho*", "slope", "dimension"):
         pair = after["concepts"]["days"][name], before["concepts"]["days"][name]
         assert pair[0] == pytest.approx(pair[1], rel=1e-3, nan_ok=True), name
 

@@ -67,7 +67,7 @@ def test_an_interrupted_study_goes_on_where_it_stopped(tmp_path):
     found = read_study(tmp_path / "t.json")
     assert [p["point"] for p in found["points"]] == [asdict(p) for p in POINTS]
     assert [p["result"]["sum"] for p in found["points"]] == [0.5, 1.5, 2.5, 3.5]
-    assert found["made with"]["device"] == "cpu"
+    assert found["points"][0]["made with"]["device"] == "cpu"
     run(tmp_path, study(tmp_path / "done", fail_at=0))  # everything is there: nothing is done
 
 
