@@ -8,44 +8,45 @@ from saerepgeo_lib.plots import looks_of
 from saerepgeo_lib.separability_effects import KINDS, OUTCOMES
 
 
-def plot_pareto(changes: pd.DataFrame, found: pd.DataFrame, *, x: str) -> Figure:
-    """FVU against separability, both as changes at equal L0; a panel a kind.
+def plot_pareto(changes: pd.DataFrame, found: pd.DataFrame) -> Figure:
+    """FVU against separability, as changes at equal L0; a column a kind of SAE.
 
-    Small: seeds (`matched`). Large: means with intervals over seeds (`effects`), joined in order of
-    strength. The cross at the origin is the baseline.
+    Above the groups of held-out text, below the entities. Small: seeds (`matched`). Large: means
+    with intervals over seeds (`effects`), joined in order of strength from the baseline, the cross.
     """
-    figure = Figure(figsize=(6.8, 3.7), layout="constrained")
-    axes = figure.subplots(1, len(KINDS), squeeze=False)[0]
+    figure = Figure(figsize=(6.8, 6.0), layout="constrained")
+    axes = figure.subplots(2, len(KINDS), sharey="col")
     strengths = sorted(found["strength"].unique())
     looks = looks_of([f"strength {s:g}" for s in strengths])
-    for ax, (kind, label) in zip(axes, KINDS.items(), strict=True):
-        means = found[found["kind"] == kind].pivot(
-            index="strength", columns="outcome", values=["value", "low", "high"]
-        )
-        for strength, (name, look) in zip(strengths, looks.items(), strict=True):
-            part = changes[(changes["kind"] == kind) & (changes["strength"] == strength)]
-            seeds = part.pivot(index="seed", columns="outcome", values="change")
-            ax.plot(seeds[x], seeds["FVU"], ls="none", ms=3.5, alpha=0.6, **look)
-            row = means.loc[strength]
-            bars = {
-                f"{axis}err": [
-                    [row["value", y] - row["low", y]],
-                    [row["high", y] - row["value", y]],
-                ]
-                for axis, y in (("x", x), ("y", "FVU"))
-            }
-            ax.errorbar(
-                row["value", x], row["value", "FVU"], **bars, ms=8, lw=1.2, label=name, **look
+    for column, (kind, label) in zip(axes.T, KINDS.items(), strict=True):
+        for ax, x in zip(column, ("separability", "AEDP"), strict=True):
+            means = found[found["kind"] == kind].pivot(
+                index="strength", columns="outcome", values=["value", "low", "high"]
             )
-        path = np.vstack([[0, 0], means["value"][[x, "FVU"]].loc[[s for s in strengths if s > 0]]])
-        ax.plot(*path.T, color="0.6", lw=1, zorder=0)
-        ax.axhline(0, color="k", lw=0.8, zorder=0)
-        ax.axvline(0, color="k", lw=0.8, zorder=0)
-        ax.plot(0, 0, "k+", ms=10)
-        ax.set_title(label, fontsize=10)
-        ax.set_xlabel(OUTCOMES[x][0].replace(", %", ": change, %"))
-    axes[0].set_ylabel("FVU at equal L0: change, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+            for strength, (name, look) in zip(strengths, looks.items(), strict=True):
+                part = changes[(changes["kind"] == kind) & (changes["strength"] == strength)]
+                seeds = part.pivot(index="seed", columns="outcome", values="change")
+                ax.plot(seeds[x], seeds["FVU"], ls="none", ms=3.5, alpha=0.6, **look)
+                row = means.loc[strength]
+                bars = {
+                    f"{axis}err": np.abs(
+                        row[[("low", y), ("high", y)]].to_numpy() - row["value", y]
+                    )
+                    for axis, y in (("x", x), ("y", "FVU"))
+                }
+                bars = {name: ends[:, None] for name, ends in bars.items()}
+                ax.errorbar(row["value", x], row["value", "FVU"], **bars, ms=8, lw=1.2, label=name,
+                            **look)  # fmt: skip
+            path = np.vstack([[0, 0], means["value"][[x, "FVU"]]])
+            ax.plot(*path.T, color="0.6", lw=1, zorder=0)
+            ax.axhline(0, color="k", lw=0.8, zorder=0)
+            ax.axvline(0, color="k", lw=0.8, zorder=0)
+            ax.plot(0, 0, "k+", ms=10)
+            ax.set_xlabel(OUTCOMES[x][0].replace(", %", ": change, %"))
+        column[0].set_title(label, fontsize=10)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("FVU: change, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

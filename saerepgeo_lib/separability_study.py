@@ -248,7 +248,7 @@ def demonstration(
         return measure(sae, point, unseen, held_out)
 
     small = [
-        replace(point, seed=seed, n_samples=n_samples, expansion=2)
+        replace(point, n_samples=n_samples, expansion=2)
         for weight in (0.0, strength)
         for point in (Point("topk", K, weight, seed), Point("standard", L1_WEIGHT, weight, seed))
     ]
