@@ -37,7 +37,7 @@ def plot_pareto(changes: pd.DataFrame, found: pd.DataFrame) -> Figure:
                 bars = {name: ends[:, None] for name, ends in bars.items()}
                 ax.errorbar(row["value", x], row["value", "FVU"], **bars, ms=8, lw=1.2, label=name,
                             **look)  # fmt: skip
-            path = np.vstack([[0, 0], means["value"][[x, "FVU"]]])
+            path = np.vstack([[0, 0], means["value"][[x, "FVU"]].loc[lambda m: m.index > 0]])
             ax.plot(*path.T, color="0.6", lw=1, zorder=0)
             ax.axhline(0, color="k", lw=0.8, zorder=0)
             ax.axvline(0, color="k", lw=0.8, zorder=0)

@@ -47,8 +47,9 @@ def runs_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             columns={"FVU": "FVU content"}
         )
         chosen = {name: one["point"][name] for name in ("kind", "coefficient", "strength", "seed")}
+        means = by_concept.astype(float).mean(skipna=False).to_dict()
         rows.append(chosen | {k: v for k, v in one["result"].items() if k != "concepts"}
-                    | by_concept.astype(float).mean(skipna=False).to_dict() | {"seconds": one["seconds"]})  # fmt: skip
+                    | means | {"seconds": one["seconds"]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -80,6 +81,23 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
                              outside))  # fmt: skip
     columns = ["kind", "strength", "seed", "outcome", "value", "baseline", "change", "outside"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def own_loss(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each regularised run on the loss that it was trained on, against its baseline on the same.
+
+    Columns kind, strength, seed, change: in % of the baseline's loss without the objective. The
+    baseline has the same kind, weight and seed (not the same L0).
+    """
+    keys = ["kind", "coefficient", "seed"]
+    plain = runs[runs["strength"] == 0].set_index(keys)
+    rows = []
+    for run in runs[runs["strength"] != 0].to_dict("records"):
+        base = plain.loc[tuple(run[name] for name in keys)]
+        gained = run["strength"] * np.log(run["separability"] / base["separability"])
+        change = 100 * (run["loss"] - base["loss"] - gained) / base["loss"]
+        rows.append((run["kind"], run["strength"], run["seed"], change))
+    return pd.DataFrame(rows, columns=["kind", "strength", "seed", "change"])
 
 
 def _interpolated(at: float, x: Any, y: Any) -> float:

@@ -47,7 +47,7 @@ PROBED = 1  # latents a probe may use
 SEEDS = (0, 1, 2)
 STRENGTHS = (0.0, -30.0, 3.0, 10.0, 30.0, 100.0)  # chosen once, from a pilot
 K = 32  # L0 of TopK
-L1_WEIGHT, L1_BASELINES = 5.0, (2.5, 3.0, 6.0)  # these bracket the L0 of every strength
+L1_WEIGHT, L1_BASELINES = 5.0, (2.0, 3.0, 7.0)  # these bracket the L0 of every strength
 _LEVELS = (0.0, 0.2, 1.0)  # of noise, for the rank profile
 
 
@@ -121,32 +121,43 @@ def measure(
     sae: Any, point: Point, held_out: Float[Tensor, "tokens d"], concepts: Mapping[str, Probed]
 ) -> dict[str, Any]:
     """Everything that is asked of one SAE: on held-out tokens, and by concept."""
-    return measure_text(sae, held_out, batch=point.batch_size, n_groups=point.n_groups) | {
+    return measure_text(sae, point, held_out) | {
         "concepts": {name: measure_concept(sae, found) for name, found in concepts.items()}
     }
 
 
 @torch.no_grad()
-def measure_text(
-    sae: Any, x: Float[Tensor, "tokens d"], *, batch: int, n_groups: int
-) -> dict[str, float]:
-    """FVU, mean L0, share of latents that never fire, and the objective, on these tokens.
+def measure_text(sae: Any, point: Point, x: Float[Tensor, "tokens d"]) -> dict[str, float]:
+    """FVU, mean L0, share of latents that never fire, the objective, and the rest of the loss.
 
-    The objective is the mean over batches of the tokens in a fixed random order, as in training.
+    On these tokens, in the batches of the point (a fixed random order). "loss" is what was trained
+    on without the objective, in its units: squared error and L1 of inputs with the mean norm
+    sqrt(d).
     """
+    scale = x.shape[1] ** 0.5 / x.norm(dim=1).mean().item()
+    weight = point.coefficient if point.kind == "standard" else 0.0
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
-    apart, fired, l0 = [], torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=x.device), 0
-    for rows in order.split(batch):
+    apart, loss, fired, l0 = (
+        [],
+        0.0,
+        torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=x.device),
+        0,
+    )
+    for rows in order.split(point.batch_size):
         z = sae.encode(x[rows])
+        error = scale**2 * (x[rows] - sae.decode(z)).square().sum()
+        loss += (error + weight * scale * z.abs().sum()).item()
         fired |= (z != 0).any(0)
         l0 += int((z != 0).sum())
-        if len(rows) == min(batch, len(x)):  # the last batch is smaller
-            apart.append(separability(z, residual_groups(x[rows], n_groups=n_groups)).item())
+        if len(rows) == min(point.batch_size, len(x)):  # the last batch is smaller
+            groups = residual_groups(x[rows], n_groups=point.n_groups)
+            apart.append(separability(z, groups).item())
     return {
         "FVU": fvu(sae, x),
         "L0": l0 / len(x),
         "dead": 1 - fired.double().mean().item(),
         "separability": float(np.mean(apart)),
+        "loss": loss / len(x),
     }
 
 
@@ -154,10 +165,10 @@ def measure_concept(sae: Any, found: Probed) -> dict[str, float | None]:
     """Fit, separability, probing, and a statistic of each Case, on one concept; None: no clusters.
 
     Keys: FVU (content tokens); AEDP (of entities over the radius of all content tokens, as in Case
-    2); AEDP clusters (of HDBSCAN's clusters over the radius of their tokens); probing; rank range (Case 1: relative range of the relative rank, feature mode);
-    clusters and dimension (Case 2: HDBSCAN's clusters, and their mean TwoNN dimension); rho* and
-    slope (Case 3: scaling with the least error, and % of error a % of separability; entities'
-    tokens).
+    2); AEDP clusters (of HDBSCAN's clusters over the radius of their tokens); probing; rank range
+    (Case 1: relative range of the relative rank, feature mode); clusters and dimension (Case 2:
+    HDBSCAN's clusters, and their mean TwoNN dimension); rho* and slope (Case 3: scaling with the
+    least error, and % of error a % of separability; entities' tokens).
     """
     x, groups, named = found.residuals.x, found.groups, found.entities
     z = as_points(sae, x)

@@ -87,8 +87,9 @@ def check_point(
 ) -> dict[str, float]:
     """Repeat one point of a file of results: how far each number is from the recorded one.
 
-    Relative to the larger of both (numbers below 0.001 count as that), 0 if they are equal. `number` counts from 0 in the file. Raises
-    UserError for a point that is not in the file, or no longer in the study.
+    Relative to the larger of both (numbers below 0.001 count as that), 0 if they are equal.
+    `number` counts from 0 in the file. Raises UserError for a point that is not in the file, or no
+    longer in the study.
     """
     points = read_study(recorded)["points"]
     if not 0 <= number < len(points):

@@ -13,17 +13,20 @@ from saerepgeo_lib.separability_effects import (
     effects_shown,
     judge,
     matched,
+    own_loss,
     runs_table,
     seeds_estimate,
 )
 
-CONCEPT = {"FVU": 0.3, "AEDP": 1.0, "AEDP clusters": 1.1, "probing": 0.5, "rank range": 0.2, "clusters": 4,
-           "dimension": 8.0, "rho*": 1.1, "slope": -0.2}  # fmt: skip
+CONCEPT = {
+    "FVU": 0.3, "AEDP": 1.0, "AEDP clusters": 1.1, "probing": 0.5, "rank range": 0.2,
+    "clusters": 4, "dimension": 8.0, "rho*": 1.1, "slope": -0.2,
+}  # fmt: skip
 
 
 def run(kind, strength, seed, l0, fvu, coefficient=1.0, **changed):
     concept = CONCEPT | changed
-    text = {"FVU": fvu, "L0": l0, "dead": 0.01, "separability": 0.9}
+    text = {"FVU": fvu, "L0": l0, "dead": 0.01, "separability": 0.9, "loss": 100.0}
     return {
         "point": {"kind": kind, "coefficient": coefficient, "strength": strength, "seed": seed},
         "result": text | {"concepts": {"a": concept, "b": {**concept, "probing": 0.7}}},
@@ -126,6 +129,13 @@ def test_words_and_table_say_the_same_numbers():
     found = effects(matched(grid(factor=1.1)))
     text = answer_text(found, judge(found))
     line = next(x for x in text.splitlines() if "L1-ReLU SAE: it lowers the FVU" in x)
-    assert "does not hold in 1 of 1" in line and "opposite: 1)" in line and "+10 %" in line
+    assert "does not hold in 1 of 1" in line and "opposite: 1)" in line and "+10 [" in line
     table = effects_shown(found).set_index(["SAE", "outcome"])
     assert table.loc[("L1-ReLU SAE", OUTCOMES["FVU"][0]), "strength 5"].startswith("+10 [")
+
+
+def test_a_run_is_held_against_its_baseline_on_the_loss_that_it_was_trained_on():
+    runs = runs_table([run("topk", s, 0, 32.0, 0.2) for s in (0.0, 10.0)])
+    runs.loc[1, ["loss", "separability"]] = [103.0, 0.9 * np.e]  # gains 10, pays 3
+    (row,) = own_loss(runs).to_dict("records")
+    assert (row["strength"], row["change"]) == (10.0, pytest.approx(-7))

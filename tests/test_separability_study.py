@@ -21,6 +21,7 @@ from saerepgeo_lib.separability_study import (
     probed,
     trained,
 )
+from saerepgeo_lib.separability_training import residual_groups, separability
 
 TINY = Point("standard", 1.0, 20.0, 0, n_groups=8, n_samples=64 * 300, expansion=2, batch_size=64)
 
@@ -75,7 +76,7 @@ def test_what_is_measured_has_decoder_rows_of_norm_one_and_the_same_reconstructi
     x = found["days"].residuals.x
     assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(sae.cfg.d_sae), atol=1e-5)
     assert torch.allclose(sae(x), kept[0](x), atol=1e-3)
-    measured = measure_text(sae, x, batch=64, n_groups=8)
+    measured = measure_text(sae, point, x)
     assert measured["FVU"] == pytest.approx(fvu(sae, x))
     z = sae.encode(x)
     assert measured["L0"] == pytest.approx((z > 0).sum(1).double().mean().item())
@@ -83,6 +84,10 @@ def test_what_is_measured_has_decoder_rows_of_norm_one_and_the_same_reconstructi
     batches = [rows for rows in order.split(64) if len(rows) == 64]
     apart = [separability(z[b], residual_groups(x[b], n_groups=8)).item() for b in batches]
     assert measured["separability"] == pytest.approx(sum(apart) / len(apart))
+    scale = x.shape[1] ** 0.5 / x.norm(dim=1).mean()
+    loss = (scale * (x - sae(x))).square().sum(1).mean()
+    loss += (scale * z).sum(1).mean() * (kind == "standard")  # an L1 weight of 1
+    assert measured["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert measured["dead"] == pytest.approx(1 - (z > 0).any(0).double().mean().item())
 
 
