@@ -117,7 +117,7 @@ display(
     Markdown(
         f"{len(runs)} trainings of {one['n_samples']:,} samples, {one['expansion'] * 384:,} latents, batches of {one['batch_size']:,} in "
         f"{one['n_groups']} groups; seeds {', '.join(map(str, sorted(set(runs['seed']))))}; strengths "
-        f"{', '.join(f'{s:g}' for s in strengths)}. Made with torch {points[0]['made with']['torch']} and SAELens {points[0]['made with']['sae_lens']}."
+        f"{', '.join(f'{s:g}' for s in strengths)}. Made with torch {shipped['made with']['torch']} and SAELens {shipped['made with']['sae_lens']}."
     )
 )
 

@@ -52,7 +52,10 @@ def find_study(name: str) -> Study:
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """A file of results: "points" of "point", "result", "seconds", "made with"."""
+    """A file of results: "made with" (by the last call), and "points".
+
+    A point has "point", "result", "seconds" and what it was "made with" itself.
+    """
     record = read_json(path)
     if not isinstance(record, dict) or not record.get("points"):
         raise UserError(f"{path} has no results of a study; 'saerepgeo study NAME' makes them")
@@ -67,18 +70,18 @@ def run_study(name: str, study: Study, *, work: Path, out: Path, device: str) ->
     folder = work / "studies" / name
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{sha256_json(asdict(point))[:16]}.json" for point in study.points]
+    made = {"torch": torch.__version__, "sae_lens": version("sae_lens"), "device": device}
     do: Do | None = None
     for point, file in zip(tqdm(study.points, desc=name, unit="point"), files, strict=True):
         with held_lock(file.with_suffix(".lock"), wait=False) as held:
             if not held or file.is_file():
                 continue
             do = do or study.prepare(work, device)
-            made = {"torch": torch.__version__, "sae_lens": version("sae_lens"), "device": device}
             write_json(file, measured(point, do) | {"made with": made})
     if missing := sum(not file.is_file() for file in files):
         logger.info("%s: %d points are with another process", name, missing)
         return None
-    write_json(out, {"points": [read_json(file) for file in files]})
+    write_json(out, {"made with": made, "points": [read_json(file) for file in files]})
     return out
 
 
