@@ -15,7 +15,9 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> s
 -> grid, sweep, collect, compare (many runs, one table), costs (the benchmarks' record)
 -> pages -> ledger, figure_index, page_header, glossary -> book, book_zip, cli
 
-`corpus` and `training` make the shipped autoencoders, and those of a `study`, a grid of trainings:
-sparse_dense -> sparse_dense_verdict (sparse against dense). `cores`, `errors`, `files`,
+`corpus` and `training` make the shipped autoencoders. On them and on the Cases stand the grids of
+trainings (`study`): sparse_probing, separability_training, separability_effects ->
+separability_study (separability as a training objective), effect_sizes -> sparse_dense ->
+sparse_dense_verdict (sparse against dense). `cores`, `errors`, `files`,
 `strict_yaml` and `record_files` serve all.
 """

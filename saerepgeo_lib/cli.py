@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("name", help="which one; an unknown name lists them")
     study.add_argument("--out", type=Path, help="file of results (default: in data/studies)")
     study.add_argument("--work", type=Path, default=None, help="activations and single results")
+    study.add_argument(
+        "--check", type=int, metavar="N", help="only repeat point N of the results, and compare"
+    )
     study.add_argument("--device", default="auto")
 
     pairs = commands.add_parser("notebooks", help="write each .ipynb from its .py")
@@ -170,12 +173,20 @@ def _train(args: argparse.Namespace) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     from saerepgeo_lib.models import best_device
-    from saerepgeo_lib.study import find_study, run_study, study_file
+    from saerepgeo_lib.study import TOLERANCE, check_point, find_study, run_study, study_file
 
     study = find_study(args.name)
     out = args.out or study_file(args.name)
     work = args.work or cache_dir() / "training"
-    if run_study(args.name, study, work=work, out=out, device=best_device(args.device)):
+    if args.check is not None:
+        apart = check_point(
+            study, args.check, recorded=out, work=work, device=best_device(args.device)
+        )
+        for name, difference in apart.items():
+            sys.stdout.write(f"{difference:.2e}  {name}\n")
+        if far := [name for name, difference in apart.items() if difference > TOLERANCE]:
+            raise RuntimeError(f"more than {TOLERANCE:.0%} from the record: {', '.join(far)}")
+    elif run_study(args.name, study, work=work, out=out, device=best_device(args.device)):
         sys.stdout.write(f"{out}\n")
 
 

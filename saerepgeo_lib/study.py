@@ -6,7 +6,7 @@ of its own in the work folder, so a study can be stopped at any time, and two ca
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -22,9 +22,11 @@ from saerepgeo_lib.files import data_dir, held_lock, read_json, sha256_json, wri
 logger = logging.getLogger(__name__)
 
 Do = Callable[[Any], dict[str, Any]]
-STUDIES: dict[str, str] = {  # name: the module that has its STUDY; imported when it is wanted
+STUDIES = {  # name: the module that has its STUDY; imported when it is wanted
+    "separability": "saerepgeo_lib.separability_study",
     "sparse-dense": "saerepgeo_lib.sparse_dense",
 }
+TOLERANCE = 0.01  # relative difference up to which a repeated number counts as the same
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ def find_study(name: str) -> Study:
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """A file of results: "made with", and "points" of "point", "result", "seconds"."""
+    """A file of results: "made with" (by the last call), and "points".
+
+    A point has "point", "result", "seconds" and what it was "made with" itself.
+    """
     record = read_json(path)
     if not isinstance(record, dict) or not record.get("points"):
         raise UserError(f"{path} has no results of a study; 'saerepgeo study NAME' makes them")
@@ -66,19 +71,61 @@ def run_study(name: str, study: Study, *, work: Path, out: Path, device: str) ->
     folder = work / "studies" / name
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{sha256_json(asdict(point))[:16]}.json" for point in study.points]
+    made = {"torch": torch.__version__, "sae_lens": version("sae_lens"), "device": device}
     do: Do | None = None
     for point, file in zip(tqdm(study.points, desc=name, unit="point"), files, strict=True):
         with held_lock(file.with_suffix(".lock"), wait=False) as held:
             if not held or file.is_file():
                 continue
             do = do or study.prepare(work, device)
-            write_json(file, measured(point, do))
+            write_json(file, measured(point, do) | {"made with": made})
     if missing := sum(not file.is_file() for file in files):
         logger.info("%s: %d points are with another process", name, missing)
         return None
-    made = {"torch": torch.__version__, "sae_lens": version("sae_lens"), "device": device}
     write_json(out, {"made with": made, "points": [read_json(file) for file in files]})
     return out
+
+
+def check_point(
+    study: Study, number: int, *, recorded: Path, work: Path, device: str
+) -> dict[str, float]:
+    """Repeat one point of a file of results: how far each number is from the recorded one.
+
+    Relative to the larger of both (numbers below 0.001 count as that), 0 if they are equal.
+    `number` counts from 0 in the file. Raises UserError for a point that is not in the file, or no
+    longer in the study.
+    """
+    points = read_study(recorded)["points"]
+    if not 0 <= number < len(points):
+        raise UserError(f"{recorded} has points 0 to {len(points) - 1}, not {number}")
+    known = points[number]
+    point = next((p for p in study.points if asdict(p) == known["point"]), None)
+    if point is None:
+        raise UserError(f"the study has changed: point {number} of {recorded} is not in it now")
+    before = dict(_numbers(known["result"]))
+    after = dict(_numbers(measured(point, study.prepare(work, device))["result"]))
+    if set(before) != set(after):
+        raise UserError(
+            f"the study has changed: {sorted(set(before) ^ set(after))} are in one only"
+        )
+    return {name: _apart(before[name], after[name]) for name in before}
+
+
+def _numbers(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    """The numbers of a nested result, by the names that lead to them."""
+    for name, value in result.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}: ")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _apart(a: float | None, b: float | None) -> float:
+    if a == b:
+        return 0.0
+    if a is None or b is None:
+        return float("inf")
+    return abs(a - b) / max(abs(a), abs(b), 1e-3)
 
 
 def measured(point: Any, do: Do) -> dict[str, Any]:

@@ -43,6 +43,12 @@ from saerepgeo_lib.tokens import encode_texts, pad, tokenize
 logger = logging.getLogger(__name__)
 
 HOOK = "blocks.4.hook_out"
+METADATA = {
+    "model_name": MINILM,
+    "hook_name": HOOK,
+    "prepend_bos": False,
+    "model_class_name": "TransformerBridge",
+}
 N_FRAME_SENTENCES = 150_000
 CORPUS = {
     "name": "WordNet 3.0 glosses and examples, and sentences from frames over its lemmas",
@@ -128,6 +134,12 @@ def collect_activations(
     return Activations(arrays[:-1], np.array(arrays[-1]), sources)
 
 
+def collect_minilm(model: Any, passages: list[Passage], *, work: Path) -> tuple[Path, Activations]:
+    """The embedded model's activations at `HOOK`, and the folder in `work` for this text."""
+    key = sha256_json([MINILM_SHA256, HOOK, _CHUNK, [p.text for p in passages]])[:16]
+    return work / key, collect_activations(model, HOOK, passages, folder=work / key / "activations")
+
+
 def _chunk_activations(
     model: Any,
     hook: str,
@@ -199,8 +211,12 @@ def train(
     metadata: dict[str, Any],
     checkpoints: Path,
     device: str = "cpu",
+    build: Callable[..., Any] = build_sae,
 ) -> Any:
-    """Train with SAELens' `SAETrainer`, resuming from the newest whole checkpoint."""
+    """Train with SAELens' `SAETrainer`, resuming from the newest whole checkpoint.
+
+    `build` makes the untrained SAE; it takes what `build_sae` does.
+    """
     torch.manual_seed(recipe.seed)
     n_steps = recipe.n_samples // recipe.batch_size
     cfg = SAETrainerConfig(
@@ -218,7 +234,7 @@ def train(
         checkpoint_path=str(checkpoints),
         n_batches_for_norm_estimate=_NORM_BATCHES,
     )
-    sae = build_sae(recipe, d_in=activations[0].shape[1], metadata=metadata, device=device)
+    sae = build(recipe, d_in=activations[0].shape[1], metadata=metadata, device=device)
     provider = ShuffledBatches(activations, batch_size=recipe.batch_size, seed=recipe.seed)
     trainer: SAETrainer[Any, Any] = SAETrainer(
         cfg=cfg, sae=sae, data_provider=provider, save_checkpoint_fn=_mark_whole
@@ -326,27 +342,20 @@ def train_shipped(
     else:
         passages = user_passages(text)
         corpus = {"name": text.name, "sha256": sha256_file(text), "licence": "its owner's"}
-    key = sha256_json([MINILM_SHA256, HOOK, _CHUNK, [p.text for p in passages]])[:16]
     model = load_model("minilm", device=device)
-    activations = collect_activations(model, HOOK, passages, folder=work / key / "activations")
+    folder, activations = collect_minilm(model, passages, work=work)
     concepts = {
         name: compute_residuals(
             model, tokenize(model.tokenizer, concept, n_ctx=model.cfg.n_ctx), HOOK
         )
         for name, concept in load_concepts().items()
     }
-    metadata = {
-        "model_name": MINILM,
-        "hook_name": HOOK,
-        "prepend_bos": False,
-        "model_class_name": "TransformerBridge",
-    }
     cards = []
     for recipe in chosen:
         if max_samples is not None:
             recipe = replace(recipe, n_samples=min(recipe.n_samples, max_samples))
-        run = work / key / f"{recipe.name}-{sha256_json(asdict(recipe))[:12]}"
-        sae = train(recipe, activations.train, metadata=metadata, checkpoints=run, device=device)
+        run = folder / f"{recipe.name}-{sha256_json(asdict(recipe))[:12]}"
+        sae = train(recipe, activations.train, metadata=METADATA, checkpoints=run, device=device)
         cards.append(
             save(
                 sae,

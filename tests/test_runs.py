@@ -244,6 +244,7 @@ def test_output_cut_off_by_its_reader_is_no_fault():
             {"concept": "color", "n_umap_concepts": "0", "n_groups": "3", "n_random": "1"},
         ),
         ("sparse_against_dense", {"concept": "days", "n_seeds": "1", "rank_rule": "effective"}),
+        ("separability_training", {"live_samples": "10000", "live_strength": "5.0"}),
     ],
 )
 def test_the_other_pages_run_with_other_parameters(notebook, parameters, tmp_path):
