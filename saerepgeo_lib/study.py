@@ -22,7 +22,9 @@ from saerepgeo_lib.files import data_dir, held_lock, read_json, sha256_json, wri
 logger = logging.getLogger(__name__)
 
 Do = Callable[[Any], dict[str, Any]]
-STUDIES: dict[str, str] = {}  # name: the module that has its STUDY; imported when it is wanted
+STUDIES: dict[str, str] = {  # name: the module that has its STUDY; imported when it is wanted
+    "vision": "saerepgeo_lib.vision_study",
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,268 @@
+"""The three cases on a vision subject in one call, beside language, and over several trainings."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saerepgeo_lib import (
+    dose_response,
+    intervention_verdict,
+    noise_sweep,
+    scaling,
+    separability,
+    stratification,
+    structure,
+    structure_table,
+    structure_verdict,
+)
+from saerepgeo_lib.claims import Claim, verdicts_in_words
+from saerepgeo_lib.dose_response import LEAST, PUSH
+from saerepgeo_lib.downstream import replaced
+from saerepgeo_lib.intervention_verdict import PLANTED, TAKEN
+from saerepgeo_lib.local_representations import space_of
+from saerepgeo_lib.prompts import Concept
+from saerepgeo_lib.separability import Key, Seen
+from saerepgeo_lib.statistics import mean_estimate
+from saerepgeo_lib.study import Study
+from saerepgeo_lib.subject import Subject
+from saerepgeo_lib.vision import classify
+from saerepgeo_lib.vision_training import VitRecipe, cards, held_out_concept, make
+
+RULE, MODE = "relative", 3  # of Case 1's page
+_UNKNOWN = "cannot be said"
+# The findings that stand in the ledger, by the claim on language that they repeat.
+REPEATED = {
+    "case1-rank-varies": "vision-rank-varies",
+    "case1-beyond-nulls": "vision-beyond-nulls",
+    "case2-distinction-up": "vision-distinction-up",
+    "case3-separability-helps": "vision-separability-helps",
+    "case3-explained": "vision-shrinkage-decides",
+}
+
+
+def case1(
+    subject: Subject, concept: Concept, *, seeds: Sequence[int], max_slots: int = 2
+) -> tuple[noise_sweep.Sweep, pd.DataFrame, list[Claim]]:
+    """Case 1 as on its page: the sweep, its ranks and the findings."""
+    vectors = subject.residuals(subject.tokens(concept))
+    result = noise_sweep.sweep(
+        vectors, subject.autoencoders, sparse=subject.sparse, seeds=seeds, max_slots=max_slots,
+        description=concept.name,
+    )  # fmt: skip
+    ranks = stratification.rank_table(result)
+    claims = stratification.judge(
+        ranks, stratification.ceilings(result, mode=MODE), concept=concept.name, rule=RULE,
+        mode=MODE, sparse=subject.sparse,
+    )  # fmt: skip
+    return result, ranks, claims
+
+
+def entity_view(view: structure_table.View) -> structure_table.View:
+    """The same on the entities' tokens alone, each space in its own principal coordinates."""
+    own = view.known
+    vectors = {label: x[own] for label, x in view.vectors.items()}
+    words = tuple(word for word, kept in zip(view.words, own, strict=True) if kept)
+    spaces = {label: space_of(x) for label, x in vectors.items()}
+    return replace(view, vectors=vectors, spaces=spaces, groups=view.groups.rows(own), words=words)
+
+
+def case2(
+    view: structure_table.View, *, concept: str, sparse: Sequence[str], n_groups: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Case 2 as on its page: the measures of every space, and each SAE against the others."""
+    found = structure.measure_spaces(view.spaces, view.groups, n_groups=n_groups, seed=seed)
+    return found, structure_verdict.compare_spaces(found, concept=concept, sparse=sparse)
+
+
+@dataclass(frozen=True)
+class Intervened:
+    """Case 3: rho* and slopes, doses, doses with the shrinkage changed, and the findings."""
+
+    shrinkage: pd.DataFrame
+    responses: pd.DataFrame
+    changed: pd.DataFrame
+    claims: list[Claim]
+
+
+def case3(
+    settings: dict[Key, separability.Setting], seen: Seen, *, sparse: Sequence[str], n_groups: int,
+    n_bootstrap: int = 1_000, n_steps: int = 64, seed: int = 0,
+) -> Intervened:  # fmt: skip
+    """Case 3 as on its page, along valid pushes and at the least error of valid codes."""
+    fold = seen.fold(n_groups)
+    respond = partial(
+        dose_response.dose_response, prompt=seen.prompt, fold=fold, n_bootstrap=n_bootstrap,
+        n_steps=n_steps, seed=seed,
+    )  # fmt: skip
+    of_saes = {key: here for key, here in settings.items() if key[1] in sparse}
+    law = separability.table(
+        separability.for_each(settings, lambda key, here: separability.shrinkage(here, fold))
+    )
+    paths = [PUSH["valid"], LEAST["valid"]]
+    responses = separability.table(
+        separability.for_each(of_saes, lambda key, here: respond(here, paths=paths))
+    )
+    changed = pd.concat(
+        separability.table(
+            separability.for_each(
+                of_saes,
+                lambda key, here, optimum=optimum: respond(
+                    scaling.with_optimum(here, optimum), doses=[1.0, 1.2], paths=paths[:1]
+                ),
+            )
+        ).assign(shrinkage=name)
+        for name, optimum in ((TAKEN, 1.0), (PLANTED, 1.2))
+    )
+    claims = [
+        *intervention_verdict.judge_push(law, responses),
+        *intervention_verdict.judge_least(responses),
+        *intervention_verdict.judge_shrinkage(law[law["SAE"].isin(sparse)]),
+        *intervention_verdict.judge_manipulations(changed),
+    ]
+    return Intervened(law, responses, changed, claims)
+
+
+def repeated(claims: Sequence[Claim]) -> list[Claim]:
+    """The findings on claims that are asked again of vision, under their own names there."""
+    return [replace(claim, id=REPEATED[claim.id]) for claim in claims if claim.id in REPEATED]
+
+
+def beside_language(language: pd.DataFrame, vision: Sequence[Claim]) -> pd.DataFrame:
+    """What carries over: a row a claim and statistic, for the autoencoders that vision has.
+
+    `language` is a table of `compare.read_claims`. Columns claim, statistic; language and vision
+    (verdicts counted over cases: concepts, tokens, SAEs); median, language and median, vision
+    (of the statistic); same side (whether both medians lie on one side of 0).
+    """
+    keys = dict.fromkeys((claim.id, claim.statistic) for claim in vision)
+    saes = {name for claim in vision for name in [_autoencoder(claim.subject)] if name}
+    rows = []
+    for id, statistic in keys:
+        mine = [c for c in vision if (c.id, c.statistic) == (id, statistic)]
+        told = language[(language["id"] == id) & (language["statistic"] == statistic)]
+        told = told[told["subject"].map(_autoencoder).isin(saes)]
+        medians = [_median(told["value"]), _median([c.value for c in mine])]
+        same = "yes" if medians[0] * medians[1] > 0 else "no"
+        rows.append(
+            (id, statistic, verdicts_in_words(told["verdict"].tolist()) or "not in the table",
+             verdicts_in_words([c.verdict for c in mine]), *medians,
+             same if np.isfinite(medians).all() else _UNKNOWN)
+        )  # fmt: skip
+    columns = ["claim", "statistic", "language", "vision", "median, language", "median, vision",
+               "same side"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def carry_over_text(beside: pd.DataFrame) -> str:
+    """The table of `beside_language` in words (Markdown): what lies on one side, and what not."""
+    words = {"yes": "On the same side", "no": "On different sides", _UNKNOWN: "Cannot be compared"}
+    lines = []
+    for same, said in words.items():
+        part = beside[beside["same side"] == same]
+        told = [f"`{id}` ({what})" for id, what in part[["claim", "statistic"]].to_numpy()]
+        line = f"- **{said}** in {len(part)} of {len(beside)} statistics"
+        lines.append(f"{line}: {'; '.join(told)}." if told else f"{line}.")
+    return "\n".join(lines)
+
+
+def _median(values: Sequence[float]) -> float:
+    """The median of the finite values, NaN if there is none."""
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.median(finite)) if finite else float("nan")
+
+
+def _autoencoder(subject: str) -> str:
+    """The SAE of a finding's subject, "digits: TopK SAE minus residual"; "" if it names none."""
+    _, _, rest = subject.partition(": ")
+    return next((s for s in ("TopK SAE", "L1-ReLU SAE") if rest.startswith(s)), "")
+
+
+@torch.no_grad()
+def accuracy_with(
+    subject: Subject, concept: Concept, sae: Any = None
+) -> Float[np.ndarray, " images"]:
+    """1 for each image that is put into its class, with `sae`'s reconstruction at the hook."""
+    tokens = subject.tokens(concept)
+    found = subject.residuals(tokens)
+    back: Tensor | None = None if sae is None else sae(found.x)
+    everything = slice(0, len(tokens.ids))
+    with replaced(subject.model, tokens, subject.hook, found, everything, back):
+        told = classify(subject.model, tokens.ids).argmax(1).cpu().numpy()
+    true: Int[np.ndarray, " images"] = np.array([int(str(p.entity)) for p in concept.prompts])
+    return (told == true).astype(float)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the transformer and its autoencoders: split, weights, batches, cases."""
+
+    seed: int
+
+
+def measure_training(point: Training, *, work: Path, device: str = "cpu") -> dict[str, Any]:
+    """Accuracy, fit, and all findings of the cases on one training's held-out digits."""
+    folder = work / "vision" / str(point.seed)
+    subject = make(folder, vit=VitRecipe(seed=point.seed), work=work / "vision", device=device)
+    concept = held_out_concept(point.seed)
+    sparse, seed = subject.sparse, point.seed
+    view = structure_table.view(subject, concept, n_random=1, seed=seed)
+    seen = separability.see(subject, concept)
+    settings = {
+        (concept.name, label): separability.setting(sae, seen)
+        for label, sae in subject.autoencoders.items()
+    }
+    compared = case2(view, concept=concept.name, sparse=sparse, n_groups=12, seed=seed)[1]
+    claims = [
+        *case1(subject, concept, seeds=range(seed, seed + stratification.MIN_SEEDS))[2],
+        *structure_verdict.judge(compared),
+        *case3(settings, seen, sparse=sparse, n_groups=12, n_bootstrap=40, seed=seed).claims,
+    ]
+    found = cards(folder)
+    shutil.rmtree(folder)
+    fit = {label: card["fit"] for label, card in found.items() if label != "model"}
+    return {"accuracy": found["model"]["accuracy"], "fit": fit,
+            "findings": [_plain(claim) for claim in claims]}  # fmt: skip
+
+
+def _plain(claim: Claim) -> dict[str, Any]:
+    """A finding as JSON, without its interval, which is not one over trainings."""
+    kept = ("id", "subject", "statistic", "verdict")
+    row = {name: value for name, value in asdict(claim).items() if name in kept}
+    return row | {"value": claim.value if np.isfinite(claim.value) else None}
+
+
+def over_trainings(record: dict[str, Any]) -> pd.DataFrame:
+    """Findings over the trainings of a study's record: a row a claim, subject and statistic.
+
+    Columns claim, subject, statistic, value, low, high (Student's 95 % interval of the mean over
+    trainings), n, positive (how many values lie above 0). Rows of which a training has no value
+    are left out.
+    """
+    rows = [row for point in record["points"] for row in point["result"]["findings"]]
+    table = pd.DataFrame(rows)
+    out = []
+    for (id, subject, statistic), part in table.groupby(["id", "subject", "statistic"], sort=False):
+        values = part["value"].to_numpy(float)
+        if len(values) == len(record["points"]) and np.isfinite(values).all():
+            found = mean_estimate(values)
+            out.append((id, subject, statistic, found.value, found.low, found.high, found.n,
+                        int((values > 0).sum())))  # fmt: skip
+    columns = ["claim", "subject", "statistic", "value", "low", "high", "n", "positive"]
+    return pd.DataFrame(out, columns=columns)
+
+
+def prepare(work: Path, device: str) -> Any:
+    """The function from a training to its result."""
+    return partial(measure_training, work=work, device=device)
+
+
+STUDY = Study([Training(seed) for seed in range(5)], prepare)
