@@ -72,9 +72,10 @@ plots.style()
 
 # %% tags=["parameters"]
 weights: str = ""  # a folder that `saerepgeo vision --out` wrote; empty: what comes with the book
-n_per_class: int = 12  # held-out images of each class; also the groups for intervals, at least 3
+n_per_class: int = 12  # held-out images of each class
+n_groups: int = 6  # groups of images; intervals leave out one at a time, at least 3
 n_seeds: int = 10  # noise draws of Case 1, at least 2 (7 for a verdict)
-n_random: int = 2  # draws of the random encoder of each SAE in Case 2
+n_random: int = 1  # draws of the random encoder of each SAE in Case 2
 n_bootstrap: int = 1000  # resamples of the images in Case 3
 seed: int = 0  # seed of every random draw of this page
 device: str = "auto"  # auto, cpu, cuda or mps
@@ -117,8 +118,8 @@ Markdown(
 )
 
 # %% [markdown]
-# The place of a sentence frame is taken by a **group**: the k-th image of every class. This changes what an interval means. Sentences of a frame share
-# their words, and leaving out frames says how much hangs on the wording, with the entities fixed. Images of a group share nothing; leaving out groups is
+# The place of a sentence frame is taken by the k-th image of every class; these are dealt to the groups that intervals leave out. This changes what an interval means. Sentences of a frame share
+# their words, and leaving out frames says how much hangs on the wording, with the entities fixed. Images of a group share nothing; leaving one out is
 # leaving out images, and says how much hangs on which images were drawn. Who wrote a digit is not known, so that images by one
 # hand count as independent, and the held-out images are by the writers of the others.
 #
@@ -194,7 +195,7 @@ display(Markdown(stratification.verdict_text(claims1)))
 with record.stage("case 2"):
     view = structure_table.view(subject, concept, n_random=n_random, seed=seed)
     measured, compared = vision_study.case2(
-        view, concept=concept.name, sparse=subject.sparse, n_groups=n_per_class, seed=seed
+        view, concept=concept.name, sparse=subject.sparse, n_groups=n_groups, seed=seed
     )
 record.tables["structure"] = structure_table.joined({concept.name: measured})
 structure_table.wide(
@@ -206,7 +207,7 @@ with record.stage("case 2, class tokens"):
     entity = vision_study.entity_view(view)
     compared_entity = vision_study.case2(
         entity, concept=f"{concept.name} (entity)", sparse=subject.sparse,
-        n_groups=n_per_class, seed=seed,
+        n_groups=n_groups, seed=seed,
     )[1]  # fmt: skip
 record.tables["compared"] = pd.concat([compared, compared_entity])
 against = record.tables["compared"].query("kind == 'residual'")
@@ -233,7 +234,7 @@ with record.stage("case 3"):
         for label, sae in subject.autoencoders.items()
     }
     moved = vision_study.case3(
-        settings, seen, sparse=subject.sparse, n_groups=n_per_class, n_bootstrap=n_bootstrap,
+        settings, seen, sparse=subject.sparse, n_groups=n_groups, n_bootstrap=n_bootstrap,
         seed=seed,
     )  # fmt: skip
 with record.stage("random pair"):
@@ -244,7 +245,7 @@ with record.stage("random pair"):
     nothing = separability.table(
         separability.for_each(
             separability.settings_of(random_sae, NOTHING, random_seen),
-            lambda key, here: separability.shrinkage(here, random_seen[key[0]].fold(n_per_class)),
+            lambda key, here: separability.shrinkage(here, random_seen[key[0]].fold(n_groups)),
         )
     )
 law = pd.concat([moved.shrinkage, nothing], ignore_index=True)
@@ -282,9 +283,9 @@ separability.with_intervals(moved.changed[moved.changed["dose"] > 1], {"change":
 #
 # ## What carries over
 #
-# Every finding above beside the shipped table of runs on language ([Many runs](compare_runs.ipynb)): nine concepts on the embedded MiniLM, the same
-# functions, the same kinds of autoencoder. Counts are over cases: concepts, tokens (all content, or the entities' alone) and SAEs. *Same side* says
-# whether the medians of the statistic have the same sign, which is less than a verdict.
+# Every finding above beside the same case in the shipped table of runs on language ([Many runs](compare_runs.ipynb)): nine concepts on the
+# embedded MiniLM, the same functions, the same kinds of autoencoder. *Same side*: the statistic has the sign of its median over language's
+# concepts, which is less than a verdict. *Reversed*: its whole interval lies on the other side. *Same verdict*: as the commonest in language.
 
 # %%
 findings = [*claims1, *claims2, *moved.claims]
@@ -293,10 +294,16 @@ language = compare.read_claims(compare.shipped_claims())
 beside = vision_study.beside_language(language, findings)
 record.tables["beside_language"] = beside
 record.tables["findings"] = pd.DataFrame([vars(claim) for claim in findings])
-beside.style.format(precision=2, na_rep="–").hide(axis="index")
+vision_study.carried_over(beside).style.hide(axis="index")
 
 # %% tags=["hide-input"]
 display(Markdown(vision_study.carry_over_text(beside)))
+
+# %% [markdown]
+# Finding by finding (*median* and *commonest* are language's):
+
+# %% tags=["hide-output"]
+beside.style.format(precision=2, na_rep="–").hide(axis="index")
 
 # %% [markdown]
 # Language and vision differ here in more than the kind of data: the size of the model, the width of the residual stream, the task and the autoencoders'

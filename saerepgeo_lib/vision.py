@@ -43,7 +43,7 @@ class Split:
 
     train: Images
     train_class: Int[np.ndarray, " n"]
-    test: Images
+    test: Int[np.ndarray, "m 8 8"]
     test_class: Int[np.ndarray, " m"]
 
 
@@ -149,14 +149,14 @@ def build_vit(*, random_state: int = 0, device: str = "cpu") -> Any:
     cfg = HookedTransformerConfig(
         n_layers=4, d_model=64, n_heads=4, d_head=16, d_mlp=256, act_fn="gelu",
         normalization_type="LN", attention_dir="bidirectional", n_ctx=N_PATCHES + 1,
-        d_vocab=CLASS_TOKEN + 1, d_vocab_out=10, model_name="digits-vit",
-        seed=random_state, device=device,
+        d_vocab=CLASS_TOKEN + 1, d_vocab_out=10, model_name="digits-vit", device=device,
     )  # fmt: skip
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore", DeprecationWarning)  # the constraints hold release 3
         model = HookedTransformer(cfg)
         model.embed = PatchEmbed(cfg.d_model).to(device)
         model.setup()
+        torch.manual_seed(random_state)  # a seed in `cfg` would seed numpy and random for all
         model.init_weights()
     model.tokenizer = PatchNames()
     return model.eval()

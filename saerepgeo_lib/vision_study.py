@@ -24,7 +24,7 @@ from saerepgeo_lib import (
     structure_table,
     structure_verdict,
 )
-from saerepgeo_lib.claims import Claim, verdicts_in_words
+from saerepgeo_lib.claims import Claim
 from saerepgeo_lib.dose_response import LEAST, PUSH
 from saerepgeo_lib.downstream import replaced
 from saerepgeo_lib.intervention_verdict import PLANTED, TAKEN
@@ -38,7 +38,9 @@ from saerepgeo_lib.vision import classify
 from saerepgeo_lib.vision_training import VitRecipe, cards, held_out_concept, make
 
 RULE, MODE = "relative", 3  # of Case 1's page
-_UNKNOWN = "cannot be said"
+N_GROUPS = 6  # of images, for intervals
+_TOGETHER = ("case1-stratified", "case2-learned")  # several controls in one verdict
+_AGREE = ("same side", "reversed", "same verdict")
 # The findings that stand in the ledger, by the claim on language that they repeat.
 REPEATED = {
     "case1-rank-varies": "vision-rank-varies",
@@ -137,53 +139,82 @@ def repeated(claims: Sequence[Claim]) -> list[Claim]:
 
 
 def beside_language(language: pd.DataFrame, vision: Sequence[Claim]) -> pd.DataFrame:
-    """What carries over: a row a claim and statistic, for the autoencoders that vision has.
+    """What carries over: a row a finding in vision, beside the same case's findings on language.
 
-    `language` is a table of `compare.read_claims`. Columns claim, statistic; language and vision
-    (verdicts counted over cases: concepts, tokens, SAEs); median, language and median, vision
-    (of the statistic); same side (whether both medians lie on one side of 0).
+    `language` is a table of `compare.read_claims`. Columns claim, tokens (content or entity), case
+    (SAE and control), statistic; concepts, median, commonest (how many concepts of language, their
+    median value and commonest verdict); value, low, high, verdict (vision); same side, same verdict
+    (of vision and language: "yes", "no", or "-" without a value in both); reversed (whether the
+    vision interval lies wholly on the other side). Claims on several controls at once are left out.
     """
-    keys = dict.fromkeys((claim.id, claim.statistic) for claim in vision)
-    saes = {name for claim in vision for name in [_autoencoder(claim.subject)] if name}
+    told = language.assign(
+        tokens=language["subject"].map(_tokens), case=language["subject"].map(_case)
+    )
     rows = []
-    for id, statistic in keys:
-        mine = [c for c in vision if (c.id, c.statistic) == (id, statistic)]
-        told = language[(language["id"] == id) & (language["statistic"] == statistic)]
-        told = told[told["subject"].map(_autoencoder).isin(saes)]
-        medians = [_median(told["value"]), _median([c.value for c in mine])]
-        same = "yes" if medians[0] * medians[1] > 0 else "no"
+    for c in vision:
+        if c.id in _TOGETHER:
+            continue
+        tokens, case = _tokens(c.subject), _case(c.subject)
+        keys = {"id": c.id, "tokens": tokens, "case": case, "statistic": c.statistic}
+        same = told[(told[list(keys)] == pd.Series(keys)).all(axis=1)]
+        verdicts, median = same["verdict"].value_counts(), same["value"].median()
+        commonest = str(verdicts.index[0]) if len(verdicts) else "not in the table"
+        both = bool(np.isfinite([c.value, median]).all()) and median != 0
+        away = (c.high if median > 0 else -c.low) < 0
         rows.append(
-            (id, statistic, verdicts_in_words(told["verdict"].tolist()) or "not in the table",
-             verdicts_in_words([c.verdict for c in mine]), *medians,
-             same if np.isfinite(medians).all() else _UNKNOWN)
+            (c.id, tokens, case, c.statistic, len(same), median, commonest, c.value, c.low, c.high,
+             c.verdict, _word(c.value * median > 0 if both else None),
+             _word(c.verdict == commonest if len(same) else None), _word(away if both else None))
         )  # fmt: skip
-    columns = ["claim", "statistic", "language", "vision", "median, language", "median, vision",
-               "same side"]  # fmt: skip
+    columns = ["claim", "tokens", "case", "statistic", "concepts", "median", "commonest", "value",
+               "low", "high", "verdict", "same side", "same verdict", "reversed"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
+def _word(holds: Any) -> str:
+    return "-" if holds is None else "yes" if holds else "no"
+
+
+def _tokens(subject: str) -> str:
+    """Which tokens a finding is about, from its subject: "digits (entity): TopK SAE ..."."""
+    return "entity" if subject.partition(": ")[0].endswith(" (entity)") else "content"
+
+
+def _case(subject: str) -> str:
+    """The autoencoder and control of a finding, without the concept."""
+    return subject.partition(": ")[2]
+
+
+def carried_over(beside: pd.DataFrame) -> pd.DataFrame:
+    """The table of `beside_language` by claim: cases, and in how many language and vision agree.
+
+    Columns claim, cases, compared (with a value in both), same side, reversed, same verdict.
+    """
+    rows = []
+    for id, part in beside.groupby("claim", sort=False):
+        counts = {name: int((part[name] == "yes").sum()) for name in _AGREE}
+        rows.append({"claim": id, "cases": len(part),
+                     "compared": int((part["same side"] != "-").sum()), **counts})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def carry_over_text(beside: pd.DataFrame) -> str:
-    """The table of `beside_language` in words (Markdown): what lies on one side, and what not."""
-    words = {"yes": "On the same side", "no": "On different sides", _UNKNOWN: "Cannot be compared"}
-    lines = []
-    for same, said in words.items():
-        part = beside[beside["same side"] == same]
-        told = [f"`{id}` ({what})" for id, what in part[["claim", "statistic"]].to_numpy()]
-        line = f"- **{said}** in {len(part)} of {len(beside)} statistics"
-        lines.append(f"{line}: {'; '.join(told)}." if told else f"{line}.")
+    """The table of `beside_language` in words (Markdown): how much agrees, and what is reversed."""
+    compared = beside[beside["same side"] != "-"]
+    counts = {name: int((compared[name] == "yes").sum()) for name in _AGREE}
+    lines = [
+        f"Of {len(beside)} findings in vision {len(compared)} have a value in language too. "
+        f"There, {counts['same side']} lie on the side of language's median, "
+        f"{counts['same verdict']} have its commonest verdict, and {counts['reversed']} lie on the "
+        "other side with their whole interval:\n"
+    ]
+    for row in compared[compared["reversed"] == "yes"].to_dict("records"):
+        lines.append(
+            f"- `{row['claim']}`, {row['case']}, {row['tokens']} tokens ({row['statistic']}): "
+            f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], language "
+            f"{row['median']:+.2f} (median of {row['concepts']} concepts)."
+        )
     return "\n".join(lines)
-
-
-def _median(values: Sequence[float]) -> float:
-    """The median of the finite values, NaN if there is none."""
-    finite = [v for v in values if np.isfinite(v)]
-    return float(np.median(finite)) if finite else float("nan")
-
-
-def _autoencoder(subject: str) -> str:
-    """The SAE of a finding's subject, "digits: TopK SAE minus residual"; "" if it names none."""
-    _, _, rest = subject.partition(": ")
-    return next((s for s in ("TopK SAE", "L1-ReLU SAE") if rest.startswith(s)), "")
 
 
 @torch.no_grad()
@@ -220,11 +251,13 @@ def measure_training(point: Training, *, work: Path, device: str = "cpu") -> dic
         (concept.name, label): separability.setting(sae, seen)
         for label, sae in subject.autoencoders.items()
     }
-    compared = case2(view, concept=concept.name, sparse=sparse, n_groups=12, seed=seed)[1]
+    options: dict[str, Any] = {"sparse": sparse, "n_groups": N_GROUPS, "seed": seed}
+    parts = {concept.name: view, f"{concept.name} (entity)": entity_view(view)}
+    compared = pd.concat(case2(part, concept=name, **options)[1] for name, part in parts.items())
     claims = [
         *case1(subject, concept, seeds=range(seed, seed + stratification.MIN_SEEDS))[2],
         *structure_verdict.judge(compared),
-        *case3(settings, seen, sparse=sparse, n_groups=12, n_bootstrap=40, seed=seed).claims,
+        *case3(settings, seen, n_bootstrap=40, **options).claims,
     ]
     found = cards(folder)
     shutil.rmtree(folder)
@@ -265,4 +298,4 @@ def prepare(work: Path, device: str) -> Any:
     return partial(measure_training, work=work, device=device)
 
 
-STUDY = Study([Training(seed) for seed in range(5)], prepare)
+STUDY = Study([Training(seed) for seed in range(3)], prepare)
