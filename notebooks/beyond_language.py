@@ -83,7 +83,7 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # %% [markdown]
 # ## Images as prompts
 #
-# scikit-learn comes with images of digits, 8 by 8 pixels in 17 shades. An image is cut into **patches** of 2 by 2 pixels. A patch is a
+# scikit-learn comes with images of digits {cite}`alpaydin1998`, 8 by 8 pixels in 17 shades. An image is cut into **patches** of 2 by 2 pixels. A patch is a
 # *token*: its four shades, read as digits to the base 17, are the token's id, so an image can be written down as a prompt of
 # 16 words, and nothing is lost. The class is the *entity* (as January is), and a class token in front, at which the model
 # gives its answer, is the **entity token**: the task ties no other position to the class, and a stroke belongs to many digits.
@@ -131,13 +131,20 @@ Markdown(
 
 # %%
 with record.stage("accuracy"):
-    read_out = {"the model itself": None, **{f"through {k}": v for k, v in subject.autoencoders.items()}}
+    read_out = {
+        "the model itself": None,
+        **{f"through {k}": v for k, v in subject.autoencoders.items()},
+    }
     right = {k: vision_study.accuracy_with(subject, concept, sae) for k, sae in read_out.items()}
 record.numbers["accuracy"] = {"all held-out images": cards["model"]["accuracy"]["test"]}
 record.tables["accuracy"] = pd.DataFrame(
     {"read": list(right), "accuracy": [v.mean() for v in right.values()], "images": len(concept.prompts)}
 )  # fmt: skip
-display(Markdown(f"On all {len(split.test)} held-out images: {cards['model']['accuracy']['test']:.1%} in their class."))
+display(
+    Markdown(
+        f"On all {len(split.test)} held-out images: {cards['model']['accuracy']['test']:.1%} in their class."
+    )
+)
 record.tables["accuracy"].style.format({"accuracy": "{:.1%}"}).hide(axis="index")
 
 # %%
@@ -199,7 +206,9 @@ with record.stage("case 2"):
     )
 record.tables["structure"] = structure_table.joined({concept.name: measured})
 structure_table.wide(
-    record.tables["structure"][record.tables["structure"]["space"].isin([RESIDUAL, *subject.autoencoders])]
+    record.tables["structure"][
+        record.tables["structure"]["space"].isin([RESIDUAL, *subject.autoencoders])
+    ]
 ).drop(columns="concept").style.hide(axis="index")
 
 # %%

@@ -130,10 +130,20 @@ class PatchEmbed(nn.Module):
         return out
 
 
-class PatchNames:
-    """What stands for a tokenizer: the names of patches; there is no text to be cut."""
+class PatchReader:
+    """What stands in a tokenizer's place: it reads images in writing, and names their patches.
+
+    The class token is the *entity* token, since the task ties no other position to the class;
+    *content* are the class token and all patches with ink: blank patches are left out, as function
+    words are.
+    """
 
     padding_side = "right"  # asked for by the model, which sets it; no image is padded
+
+    def read_concept(self, concept: Concept) -> Tokens:
+        """A concept's images as tokens. Raises UserError for a prompt that is no image."""
+        ids = torch.tensor([read_image(prompt.text) for prompt in concept.prompts])
+        return Tokens(ids, torch.ones_like(ids).bool(), ids != BLANK, ids == CLASS_TOKEN)
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         """The patches in writing."""
@@ -158,7 +168,7 @@ def build_vit(*, random_state: int = 0, device: str = "cpu") -> Any:
         model.setup()
         torch.manual_seed(random_state)  # a seed in `cfg` would seed numpy and random for all
         model.init_weights()
-    model.tokenizer = PatchNames()
+    model.tokenizer = PatchReader()
     return model.eval()
 
 
@@ -175,21 +185,7 @@ def accuracy(model: Any, images: Images, classes: Int[np.ndarray, " n"]) -> floa
     return float((found == classes).mean())
 
 
-class VisionSubject(Subject):
-    """A vision transformer and autoencoders of its residual stream, as the cases see a subject.
-
-    Prompts are images in writing. The class token is the *entity* token, since the task ties no
-    other position to the class; *content* are the class token and all patches with ink: blank
-    patches are left out, as function words are.
-    """
-
-    def tokens(self, concept: Concept) -> Tokens:
-        """A concept's images as this model reads them."""
-        ids = torch.tensor([read_image(prompt.text) for prompt in concept.prompts])
-        return Tokens(ids, torch.ones_like(ids).bool(), ids != BLANK, ids == CLASS_TOKEN)
-
-
 def subject_of(model: Any, autoencoders: dict[str, Any], not_sparse: Sequence[str]) -> Subject:
     """A subject of a model and its autoencoders, with the random weights of other seeds beside."""
     load = partial(build_vit, device=str(model.cfg.device))
-    return VisionSubject(model, autoencoders, tuple(not_sparse), load=load)
+    return Subject(model, autoencoders, tuple(not_sparse), load=load)

@@ -145,7 +145,7 @@ def test_attention_goes_both_ways(subject):
 
 def test_random_weights_follow_their_seed_and_leave_the_generator_alone(subject):
     before = torch.get_rng_state()
-    np.random.seed(5)  # noqa: NPY002: the state that must be left alone is this legacy one
+    np.random.seed(5)  # noqa: NPY002
     expected = np.random.random()  # noqa: NPY002
     np.random.seed(5)  # noqa: NPY002
     again, other = subject.random_model(0), subject.random_model(1)
@@ -236,6 +236,11 @@ def test_the_cases_run_on_a_vision_subject(subject, concept):
         ("digits", label): separability.setting(sae, seen, grouping="entities")
         for label, sae in subject.autoencoders.items()
     }
+    random_sae, random_seen = separability.see_nothing(
+        subject, {"digits": concept}, l0=6, grouping="entities"
+    )
+    assert random_sae.cfg.d_sae == 96
+    assert len(random_seen["digits"].residuals.x) == len(seen.residuals.x) == 60
     moved = vision_study.case3(
         settings, seen, sparse=subject.sparse, n_groups=3, n_bootstrap=40, n_steps=4
     )
