@@ -116,6 +116,9 @@ class PatchEmbed(nn.Module):
     A shade of 16 counts as 1. So a patch is embedded linearly in its pixels.
     """
 
+    powers: Tensor
+    scale: Tensor
+
     def __init__(self, d_model: int):
         super().__init__()
         self.W_E = nn.Parameter(torch.empty(PATCH**2 + 1, d_model))

@@ -27,6 +27,7 @@ from saerepgeo_lib import (
 from saerepgeo_lib.claims import Claim
 from saerepgeo_lib.dose_response import LEAST, PUSH
 from saerepgeo_lib.downstream import replaced
+from saerepgeo_lib.edits import Setting
 from saerepgeo_lib.intervention_verdict import PLANTED, TAKEN
 from saerepgeo_lib.local_representations import space_of
 from saerepgeo_lib.prompts import Concept
@@ -96,7 +97,7 @@ class Intervened:
 
 
 def case3(
-    settings: dict[Key, separability.Setting], seen: Seen, *, sparse: Sequence[str], n_groups: int,
+    settings: dict[Key, Setting], seen: Seen, *, sparse: Sequence[str], n_groups: int,
     n_bootstrap: int = 1_000, n_steps: int = 64, seed: int = 0,
 ) -> Intervened:  # fmt: skip
     """Case 3 as on its page, along valid pushes and at the least error of valid codes."""
@@ -113,16 +114,19 @@ def case3(
     responses = separability.table(
         separability.for_each(of_saes, lambda key, here: respond(here, paths=paths))
     )
-    changed = pd.concat(
-        separability.table(
+
+    def with_shrinkage(optimum: float) -> pd.DataFrame:
+        return separability.table(
             separability.for_each(
                 of_saes,
-                lambda key, here, optimum=optimum: respond(
+                lambda key, here: respond(
                     scaling.with_optimum(here, optimum), doses=[1.0, 1.2], paths=paths[:1]
                 ),
             )
-        ).assign(shrinkage=name)
-        for name, optimum in ((TAKEN, 1.0), (PLANTED, 1.2))
+        )
+
+    changed = pd.concat(
+        [with_shrinkage(1.0).assign(shrinkage=TAKEN), with_shrinkage(1.2).assign(shrinkage=PLANTED)]
     )
     claims = [
         *intervention_verdict.judge_push(law, responses),

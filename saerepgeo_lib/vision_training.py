@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,11 +41,16 @@ DATA = {
     "name": "the digits of scikit-learn (UCI Optical Recognition of Handwritten Digits, test part)",
     "licence": "CC BY 4.0",
 }
-_STEPS = {"learning_rate": 2e-3, "batch_size": 2048}
+_KINDS: tuple[tuple[str, str, Literal["topk", "standard"], float, int], ...] = (
+    ("TopK SAE", "topk", "topk", 8, 2_500_000),
+    ("L1-ReLU SAE", "l1", "standard", 1.5, 2_500_000),
+    ("dense AE", "dense", "standard", 0.0, 500_000),
+)
 SAES = {
-    "TopK SAE": training.Recipe("digits-topk", "topk", 8, 2_500_000, **_STEPS),
-    "L1-ReLU SAE": training.Recipe("digits-l1", "standard", 1.5, 2_500_000, **_STEPS),
-    "dense AE": training.Recipe("digits-dense", "standard", 0.0, 500_000, **_STEPS),
+    label: training.Recipe(
+        f"digits-{name}", kind, coefficient, n, learning_rate=2e-3, batch_size=2048
+    )
+    for label, name, kind, coefficient, n in _KINDS
 }
 NOT_SPARSE = ("dense AE",)
 
