@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from saerepgeo_lib.plots import BLUE, NULL_COLOUR, ORANGE
+from saerepgeo_lib.plots import looks_of
 
 _CONTENT = (0.0, 0.447, 0.698, 0.28)  # blue, so that the ink shows through
 
@@ -31,25 +32,26 @@ def plot_patches(
     return figure
 
 
-def _square(row: int, column: int, size: int) -> "object":
-    from matplotlib.patches import Rectangle
-
+def _square(row: int, column: int, size: int) -> Rectangle:
     return Rectangle((column * size - 0.5, row * size - 0.5), size, size, fc=_CONTENT, ec="none")
 
 
 def plot_trainings(found: pd.DataFrame) -> Figure:
-    """Means over trainings with their 95 % intervals, a row a claim, subject and statistic."""
-    figure = Figure(figsize=(6.6, 0.34 * len(found) + 1.0), layout="constrained")
+    """Values of `vision_study.findings_of`, a row a claim and subject, a dot a training."""
+    cases = list(dict.fromkeys(zip(found["id"], found["subject"], strict=True)))
+    figure = Figure(figsize=(6.6, 0.28 * len(cases) + 1.2), layout="constrained")
     ax = figure.subplots()
-    rows = np.arange(len(found))[::-1]
-    decided = ((found["low"] > 0) | (found["high"] < 0)).to_numpy()
-    for y, one, sure in zip(rows, found.to_dict("records"), decided, strict=True):
-        colour = (BLUE if one["value"] > 0 else ORANGE) if sure else NULL_COLOUR
-        ax.plot([one["low"], one["high"]], [y, y], color=colour, lw=1.6)
-        ax.plot(one["value"], y, "o", color=colour, ms=5)
-    ax.axvline(0, color="0.5", lw=0.8, ls="--")
-    ax.set_xscale("symlog", linthresh=0.1)
-    labels = found["claim"].str.partition("-")[2] + ": " + found["subject"].str.partition(": ")[2]
-    ax.set_yticks(rows, labels, fontsize=9)
-    ax.set_xlabel("statistic of the claim, mean over trainings (logarithmic away from 0)")
+    looks = looks_of([f"seed {seed}" for seed in dict.fromkeys(found["seed"])])
+    places = [cases.index(key) for key in zip(found["id"], found["subject"], strict=True)]
+    rows = pd.Series(places, index=found.index)
+    for label, look in looks.items():
+        own = found["seed"] == int(label.removeprefix("seed "))
+        ax.plot(found.loc[own, "value"], rows[own], ls="none", ms=6, alpha=0.8, label=label, **look)
+    ax.axvline(0, color="0.5", lw=0.8)
+    ax.set_xscale("symlog", linthresh=0.01)
+    labels = [f"{id.partition('-')[2]}: {subject.partition(': ')[2]}" for id, subject in cases]
+    ax.set_yticks(range(len(cases)), labels, fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel("statistic of the claim")
+    figure.legend(loc="outside lower center", ncols=5, fontsize=10)
     return figure

@@ -32,7 +32,6 @@ from saerepgeo_lib.intervention_verdict import PLANTED, TAKEN
 from saerepgeo_lib.local_representations import space_of
 from saerepgeo_lib.prompts import Concept
 from saerepgeo_lib.separability import Key, Seen
-from saerepgeo_lib.statistics import mean_estimate
 from saerepgeo_lib.study import Study
 from saerepgeo_lib.subject import Subject
 from saerepgeo_lib.vision import classify
@@ -277,24 +276,35 @@ def _plain(claim: Claim) -> dict[str, Any]:
     return row | {"value": claim.value if np.isfinite(claim.value) else None}
 
 
-def over_trainings(record: dict[str, Any]) -> pd.DataFrame:
-    """Findings over the trainings of a study's record: a row a claim, subject and statistic.
+def findings_of(record: dict[str, Any]) -> pd.DataFrame:
+    """The findings of a study's record: a row a training and finding.
 
-    Columns claim, subject, statistic, value, low, high (Student's 95 % interval of the mean over
-    trainings), n, positive (how many values lie above 0). Rows of which a training has no value
-    are left out.
+    Columns seed, id, subject, statistic, verdict, value (NaN where there is none).
     """
-    rows = [row for point in record["points"] for row in point["result"]["findings"]]
-    table = pd.DataFrame(rows)
-    out = []
-    for (id, subject, statistic), part in table.groupby(["id", "subject", "statistic"], sort=False):
-        values = part["value"].to_numpy(float)
-        if len(values) == len(record["points"]) and np.isfinite(values).all():
-            found = mean_estimate(values)
-            out.append((id, subject, statistic, found.value, found.low, found.high, found.n,
-                        int((values > 0).sum())))  # fmt: skip
-    columns = ["claim", "subject", "statistic", "value", "low", "high", "n", "positive"]
-    return pd.DataFrame(out, columns=columns)
+    rows = [
+        {"seed": point["point"]["seed"], **row}
+        for point in record["points"]
+        for row in point["result"]["findings"]
+    ]
+    return pd.DataFrame(rows).astype({"value": float})
+
+
+def over_trainings(found: pd.DataFrame) -> pd.DataFrame:
+    """`findings_of` by case: a row a claim, subject and statistic.
+
+    Columns claim, subject, statistic, least, mean, largest (of the values), positive (how many of
+    them lie above 0), n (trainings with a value), holds (trainings with that verdict, in part too).
+    Cases that not every training has, such as the weakest of several controls, are left out.
+    """
+    rows = []
+    for (id, subject, statistic), part in found.groupby(["id", "subject", "statistic"], sort=False):
+        if part["seed"].nunique() == found["seed"].nunique():
+            v = part["value"].dropna()
+            rows.append((id, subject, statistic, v.min(), v.mean(), v.max(), int((v > 0).sum()),
+                         len(v), int(part["verdict"].str.startswith("holds").sum())))  # fmt: skip
+    columns = ["claim", "subject", "statistic", "least", "mean", "largest", "positive", "n",
+               "holds"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
 def prepare(work: Path, device: str) -> Any:

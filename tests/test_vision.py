@@ -298,16 +298,25 @@ def test_the_shipped_table_of_language_has_the_claims_that_are_asked_again():
             assert told.str.startswith(sae).any(), (id, sae)
 
 
-def test_means_over_trainings_leave_out_what_a_training_lacks():
-    def point(**values):
-        rows = [{"id": k, "subject": "s", "statistic": "x", "value": v} for k, v in values.items()]
-        return {"result": {"findings": rows}}
+def test_cases_over_trainings_leave_out_what_a_training_lacks():
+    def point(seed, **values):
+        rows = [
+            {"id": k, "subject": "s", "statistic": "x", "verdict": verdict, "value": v}
+            for k, (v, verdict) in values.items()
+        ]
+        return {"point": {"seed": seed}, "result": {"findings": rows}}
 
-    record = {"points": [point(a=1.0, b=None), point(a=-1.0, b=2.0), point(a=3.0, b=1.0, c=1.0)]}
-    (row,) = vision_study.over_trainings(record).to_dict("records")
-    assert (row["claim"], row["value"], row["n"], row["positive"]) == ("a", 1.0, 3, 2)
-    half = 4.302652729911275 * 2 / np.sqrt(3)  # Student's t with 2 degrees of freedom, sd 2
-    assert row["high"] == pytest.approx(1 + half)
+    record = {
+        "points": [
+            point(0, a=(1.0, "holds"), b=(None, "cannot be tested here")),
+            point(1, a=(-1.0, "does not hold"), b=(2.0, "holds")),
+            point(2, a=(3.0, "holds in part"), b=(-1.0, "does not hold"), c=(1.0, "holds")),
+        ]
+    }
+    table = vision_study.over_trainings(vision_study.findings_of(record)).set_index("claim")
+    assert list(table.index) == ["a", "b"]
+    assert list(table.loc["a"])[2:] == [-1.0, 1.0, 3.0, 2, 3, 2]
+    assert list(table.loc["b"])[2:] == [-1.0, 0.5, 2.0, 1, 2, 1]
 
 
 def test_the_shipped_transformer_and_autoencoders_are_as_their_cards_say():
