@@ -1,4 +1,4 @@
-"""The command line: `saerepgeo run | sweep | collect | book | saes | train | study | notebooks`."""
+"""The command line: `saerepgeo run | sweep | collect | book | ...`; `saerepgeo -h` lists all."""
 
 import argparse
 import logging
@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--wordnet", type=Path, default=None, help="folder of WordNet's data.noun")
     train.add_argument("--device", default="auto")
     train.add_argument("--max-samples", type=int, default=None, help="stop early (a trial)")
+
+    vision = commands.add_parser("vision", help="train the vision transformer and its SAEs")
+    vision.add_argument("--seed", type=int, default=0)
+    vision.add_argument("--out", type=Path, help="where weights go (default: data/vision)")
+    vision.add_argument("--work", type=Path, default=None, help="checkpoints")
+    vision.add_argument("--device", default="auto")
 
     study = commands.add_parser("study", help="train and measure the grid of a study (resumable)")
     study.add_argument("name", help="which one; an unknown name lists them")
@@ -171,6 +177,18 @@ def _train(args: argparse.Namespace) -> None:
     )
 
 
+def _vision(args: argparse.Namespace) -> None:
+    from saerepgeo_lib.models import best_device
+    from saerepgeo_lib.vision_training import VitRecipe, make
+
+    if args.out is None and args.seed != VitRecipe().seed:
+        raise UserError("with --seed name a folder with --out: else what is shipped is replaced")
+    out = args.out or data_dir() / "vision"
+    work = args.work or cache_dir() / "training"
+    make(out, vit=VitRecipe(seed=args.seed), work=work, device=best_device(args.device))
+    sys.stdout.write(f"{out}\n")
+
+
 def _study(args: argparse.Namespace) -> None:
     from saerepgeo_lib.models import best_device
     from saerepgeo_lib.study import TOLERANCE, check_point, find_study, run_study, study_file
@@ -210,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # their tracebacks on Ctrl-C
     commands = {
         "run": _run, "sweep": _sweep, "collect": _collect, "book": _book, "saes": _saes,
-        "train": _train, "study": _study, "notebooks": _notebooks,
+        "train": _train, "vision": _vision, "study": _study, "notebooks": _notebooks,
     }  # fmt: skip
     try:
         commands[args.command](args)

@@ -25,6 +25,7 @@ Do = Callable[[Any], dict[str, Any]]
 STUDIES = {  # name: the module that has its STUDY; imported when it is wanted
     "separability": "saerepgeo_lib.separability_study",
     "sparse-dense": "saerepgeo_lib.sparse_dense",
+    "vision": "saerepgeo_lib.vision_study",
 }
 TOLERANCE = 0.01  # relative difference up to which a repeated number counts as the same
 

@@ -81,7 +81,13 @@ class Subject:
         }  # fmt: skip
 
     def tokens(self, concept: Concept) -> Tokens:
-        """A concept's prompts as this model reads them."""
+        """A concept's prompts as this model reads them.
+
+        A model that reads no text has in the tokenizer's place an object with `read_concept`.
+        """
+        if read := getattr(self.model.tokenizer, "read_concept", None):
+            coded: Tokens = read(concept)
+            return coded
         cfg = self.model.cfg
         return tokenize(
             self.model.tokenizer, concept, n_ctx=cfg.n_ctx, prepend_bos=self.prepend_bos

@@ -37,7 +37,7 @@ from saerepgeo_lib.latents import fvu
 from saerepgeo_lib.models import MINILM, MINILM_SHA256, load_model
 from saerepgeo_lib.prompts import load_concepts
 from saerepgeo_lib.residuals import Residuals, compute_residuals, run_to_hook
-from saerepgeo_lib.saes import CARD_FILE
+from saerepgeo_lib.saes import CARD_FILE, hook_of
 from saerepgeo_lib.tokens import encode_texts, pad, tokenize
 
 logger = logging.getLogger(__name__)
@@ -312,7 +312,7 @@ def save(
         "name": recipe.name,
         "recipe": asdict(recipe),
         "trainer": f"sae-lens {__version__} SAETrainer, bfloat16 autocast",
-        "hook": HOOK,
+        "hook": hook_of(sae),
         "corpus": corpus,
         "stored_dtype": "float16",
         "sha256": sha256_file(weights),

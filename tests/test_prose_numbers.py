@@ -17,6 +17,12 @@ REPORTED = {n for c in paper_claims().values() for n in NUMBER.findall(c["report
 # stand as literals; the test that asks the record; or, in words, why the number is no result.
 CAPTIONS = "see test_captions.py"
 EXPLAINED = {
+    "beyond_language": {
+        "8 by 8 pixels in 17 shades": "vision",
+        "to the base 17": "vision",
+        "blocks of 64 dimensions": "vision",
+        "so that it is 1.2": "vision_study",
+    },
     "calibration": {
         "a matrix of 96 tokens and 384 directions": "calibration",
         "in 50 ambient dimensions": "calibration",
