@@ -191,6 +191,21 @@ record.tables["ranks"] = stratification.summarise(ranks)
 display(Markdown(stratification.verdict_text(claims1)))
 
 # %% [markdown]
+# The residual stream has fewer dimensions than there are tokens, so its clean rank stands at its ceiling and leaves nothing to exceed:
+
+# %%
+display(
+    Markdown(
+        stratification.ceiling_text(
+            {concept.name: swept},
+            {concept.name: ranks},
+            rule=vision_study.RULE,
+            mode=vision_study.MODE,
+        )
+    )
+)
+
+# %% [markdown]
 # As in language, a varying rank is no sign of strata by itself: a claim stands only beside its nulls, and
 # [the ablation](rank_rule_ablation.ipynb) says how little the inference is worth on planted data.
 #
@@ -210,6 +225,21 @@ structure_table.wide(
         record.tables["structure"]["space"].isin([RESIDUAL, *subject.autoencoders])
     ]
 ).drop(columns="concept").style.hide(axis="index")
+
+# %%
+whole = measured[measured["left_out"] == -1].set_index(["measure", "space"])["value"]
+free = whole["unclustered"]
+display(
+    Markdown(
+        f"Tokens without a cluster: {free[RESIDUAL]:.0%} in the residual stream, "
+        f"{', '.join(f'{free[label]:.0%} in the {label}' for label in subject.sparse)}."
+    )
+)
+
+# %% [markdown]
+# Here vision is unlike language at the root. A word comes back in many sentences, and its tokens make a cluster; a patch hardly ever comes
+# back. Strokes pass into each other, and density finds few pieces, other ones whenever some images are left out: hence the wide intervals of all that is counted by cluster.
+# What is measured on the classes does not depend on clusters.
 
 # %%
 with record.stage("case 2, class tokens"):

@@ -49,7 +49,9 @@ def plot_trainings(found: pd.DataFrame) -> Figure:
         ax.plot(found.loc[own, "value"], rows[own], ls="none", ms=6, alpha=0.8, label=label, **look)
     ax.axvline(0, color="0.5", lw=0.8)
     ax.set_xscale("symlog", linthresh=0.01)
-    labels = [f"{id.partition('-')[2]}: {subject.partition(': ')[2]}" for id, subject in cases]
+    labels = [
+        f"{id.partition('-')[2]}: {subject.removeprefix('digits: ')}" for id, subject in cases
+    ]
     ax.set_yticks(range(len(cases)), labels, fontsize=8)
     ax.invert_yaxis()
     ax.set_xlabel("statistic of the claim")

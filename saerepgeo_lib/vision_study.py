@@ -147,8 +147,9 @@ def beside_language(language: pd.DataFrame, vision: Sequence[Claim]) -> pd.DataF
     `language` is a table of `compare.read_claims`. Columns claim, tokens (content or entity), case
     (SAE and control), statistic; concepts, median, commonest (how many concepts of language, their
     median value and commonest verdict); value, low, high, verdict (vision); same side, same verdict
-    (of vision and language: "yes", "no", or "-" without a value in both); reversed (whether the
-    vision interval lies wholly on the other side). Claims on several controls at once are left out.
+    (of vision and language: "yes", "no", or "-" without a value in both, or where vision cannot be
+    tested); reversed (whether the vision interval lies wholly on the other side). Claims on several
+    controls at once are left out.
     """
     told = language.assign(
         tokens=language["subject"].map(_tokens), case=language["subject"].map(_case)
@@ -163,6 +164,7 @@ def beside_language(language: pd.DataFrame, vision: Sequence[Claim]) -> pd.DataF
         verdicts, median = same["verdict"].value_counts(), same["value"].median()
         commonest = str(verdicts.index[0]) if len(verdicts) else "not in the table"
         both = bool(np.isfinite([c.value, median]).all()) and median != 0
+        both &= c.verdict != "cannot be tested here"
         away = (c.high if median > 0 else -c.low) < 0
         rows.append(
             (c.id, tokens, case, c.statistic, len(same), median, commonest, c.value, c.low, c.high,
@@ -191,7 +193,7 @@ def _case(subject: str) -> str:
 def carried_over(beside: pd.DataFrame) -> pd.DataFrame:
     """The table of `beside_language` by claim: cases, and in how many language and vision agree.
 
-    Columns claim, cases, compared (with a value in both), same side, reversed, same verdict.
+    Columns claim, cases, compared (with a tested value in both), same side, reversed, same verdict.
     """
     rows = []
     for id, part in beside.groupby("claim", sort=False):
@@ -206,7 +208,7 @@ def carry_over_text(beside: pd.DataFrame) -> str:
     compared = beside[beside["same side"] != "-"]
     counts = {name: int((compared[name] == "yes").sum()) for name in _AGREE}
     lines = [
-        f"Of {len(beside)} findings in vision {len(compared)} have a value in language too. "
+        f"Of {len(beside)} findings in vision {len(compared)} can be set beside language. "
         f"There, {counts['same side']} lie on the side of language's median, "
         f"{counts['same verdict']} have its commonest verdict, and {counts['reversed']} lie on the "
         "other side with their whole interval:\n"

@@ -273,20 +273,21 @@ def test_findings_stand_beside_those_on_language():
         finding("digits (entity): TopK SAE", -0.5, "holds"),
         finding("digits: TopK SAE minus residual", 1.0, "holds", "case2-merging"),
         finding("digits: TopK SAE", 1.0, "holds", "case3-shrinks"),
+        finding("digits: TopK SAE", -2.0, "cannot be tested here"),
         finding("digits: weakest", 1.0, "holds", "case1-stratified"),
     ]
     table = vision_study.beside_language(language, found)
-    assert list(table["concepts"]) == [2, 1, 1, 0]
+    assert list(table["concepts"]) == [2, 1, 1, 0, 2]
     assert list(table["median"])[:2] == [2.0, -90.0]
     assert list(table["commonest"])[3] == "not in the table"
-    assert list(table["same side"]) == ["no", "yes", "-", "-"]
-    assert list(table["same verdict"]) == ["yes", "no", "yes", "-"]
-    assert list(table["reversed"]) == ["yes", "no", "-", "-"]
+    assert list(table["same side"]) == ["no", "yes", "-", "-", "-"]
+    assert list(table["same verdict"]) == ["yes", "no", "yes", "-", "no"]
+    assert list(table["reversed"]) == ["yes", "no", "-", "-", "-"]
     counts = vision_study.carried_over(table).set_index("claim").loc["case1-rank-varies"]
-    assert dict(counts) == {"cases": 2, "compared": 2, "same side": 1, "reversed": 1,
+    assert dict(counts) == {"cases": 3, "compared": 2, "same side": 1, "reversed": 1,
                             "same verdict": 1}  # fmt: skip
     text = vision_study.carry_over_text(table)
-    assert text.startswith("Of 4 findings in vision 2 have a value in language too. There, 1 lie")
+    assert text.startswith("Of 5 findings in vision 2 can be set beside language. There, 1 lie")
     assert "- `case1-rank-varies`, TopK SAE, content tokens (range): -2.00 [-3.00, -1.00]" in text
 
 
