@@ -84,10 +84,12 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_loss(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each regularised run on the loss that it was trained on, against its baseline on the same.
+    """Regularised runs on the loss that they were trained on, against their baselines on the same.
 
-    Columns kind, strength, seed, change: in % of the baseline's loss without the objective. The
-    baseline has the same kind, weight and seed (not the same L0).
+    A row a kind and strength: change (in % of the baseline's loss without the objective, mean over
+    seeds), low, high (Student's interval), n, and the "better" solution, beyond chance. The
+    baseline has the same kind, weight and seed (not the same L0), and never saw the objective:
+    where it is better, training did not reach what the objective has to offer.
     """
     keys = ["kind", "coefficient", "seed"]
     plain = runs[runs["strength"] == 0].set_index(keys)
@@ -96,8 +98,15 @@ def own_loss(runs: pd.DataFrame) -> pd.DataFrame:
         base = plain.loc[tuple(run[name] for name in keys)]
         gained = run["strength"] * np.log(run["separability"] / base["separability"])
         change = 100 * (run["loss"] - base["loss"] - gained) / base["loss"]
-        rows.append((run["kind"], run["strength"], run["seed"], change))
-    return pd.DataFrame(rows, columns=["kind", "strength", "seed", "change"])
+        rows.append((run["kind"], run["strength"], change))
+    table = pd.DataFrame(rows, columns=["kind", "strength", "change"])
+    out = []
+    for (kind, strength), part in table.groupby(["kind", "strength"]):
+        found = seeds_estimate(part["change"].to_numpy())
+        better = "baseline" if found.low > 0 else "regularised" if found.high < 0 else "undecided"
+        out.append((KINDS[kind], strength, found.value, found.low, found.high, found.n, better))
+    columns = ["SAE", "strength", "change", "low", "high", "n", "better"]
+    return pd.DataFrame(out, columns=columns)
 
 
 def _interpolated(at: float, x: Any, y: Any) -> float:
@@ -178,7 +187,7 @@ def effects_shown(found: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
-def _cell(row: Mapping[str, Any]) -> str:
+def _cell(row: Mapping[Any, Any]) -> str:
     text = f"{row['value']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
     return f"{text} outside" if row["outside"] else text
 

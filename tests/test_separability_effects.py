@@ -135,7 +135,14 @@ def test_words_and_table_say_the_same_numbers():
 
 
 def test_a_run_is_held_against_its_baseline_on_the_loss_that_it_was_trained_on():
-    runs = runs_table([run("topk", s, 0, 32.0, 0.2) for s in (0.0, 10.0)])
-    runs.loc[1, ["loss", "separability"]] = [103.0, 0.9 * np.e]  # gains 10, pays 3
-    (row,) = own_loss(runs).to_dict("records")
-    assert (row["strength"], row["change"]) == (10.0, pytest.approx(-7))
+    points = [run("topk", s, seed, 32.0, 0.2) for seed in range(3) for s in (0.0, 10.0, 20.0)]
+    runs = runs_table(points)
+    gains = runs["strength"] == 10
+    runs.loc[gains, "loss"] = [103.0, 103.1, 102.9]
+    runs.loc[gains, "separability"] = 0.9 * np.e  # gains 10 at strength 10, and pays 3
+    runs.loc[runs["strength"] == 20, "loss"] = [103.0, 103.1, 102.9]  # pays 3 for nothing
+    ten, twenty = own_loss(runs).to_dict("records")
+    assert ten["change"] == pytest.approx(-7) and ten["better"] == "regularised"
+    assert twenty["change"] == pytest.approx(3) and twenty["better"] == "baseline"
+    runs.loc[gains, "loss"] = [90.0, 130.0, 110.0]
+    assert own_loss(runs)["better"].tolist() == ["undecided", "baseline"]
