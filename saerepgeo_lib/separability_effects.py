@@ -108,6 +108,28 @@ def effects(changes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "p", "n", "outside"])
 
 
+def own_loss(changes: pd.DataFrame, *, variance: float, kind: str = "topk") -> pd.DataFrame:
+    """Are regularised SAEs better than the baseline on the loss that they were trained on?
+
+    By strength: the change of the error, of the objective's term and of both, with Student's
+    interval over seeds of the sum (low, high, n). Above 0 the baseline, which never saw the
+    objective, is the better solution of it: training did not reach its optimum. `variance` turns
+    FVU into the trainer's MSE: sum of squares a token, at mean norm sqrt(d). For TopK, which has no
+    other term but that for dead latents.
+    """
+    rows = []
+    mine = changes[changes["kind"] == kind]
+    for strength, part in mine.groupby("strength"):
+        both = part.pivot(index="seed", columns="outcome", values=["value", "baseline"])
+        error = variance * (both["value", "FVU"] - both["baseline", "FVU"])
+        apart = np.log(both["value", "separability"] / both["baseline", "separability"])
+        total = seeds_estimate((error - strength * apart).to_numpy())
+        rows.append((strength, error.mean(), -strength * apart.mean(), total.value, total.low,
+                     total.high, total.n))  # fmt: skip
+    columns = ["strength", "error", "objective", "sum", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def judge(found: pd.DataFrame) -> list[Claim]:
     """A finding a claim, kind and positive strength.
 

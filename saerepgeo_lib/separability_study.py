@@ -215,6 +215,19 @@ def prepare(work: Path, device: str) -> Do:
     return do
 
 
+def variance_in_training(concepts: Mapping[str, Probed]) -> float:
+    """Mean squared distance of a concept's tokens from their mean, mean over concepts.
+
+    In the units of SAELens' trainer, which scales residuals to a mean norm of sqrt(d).
+    """
+    found = []
+    for one in concepts.values():
+        x = one.residuals.x.double()
+        scale = x.shape[1] / x.norm(dim=1).mean().square()
+        found.append((scale * (x - x.mean(0)).square().sum(1).mean()).item())
+    return float(np.mean(found))
+
+
 def demonstration(
     training: Mapping[str, Probed],
     held_out: Mapping[str, Probed],

@@ -13,6 +13,7 @@ from saerepgeo_lib.separability_effects import (
     effects_shown,
     judge,
     matched,
+    own_loss,
     runs_table,
     seeds_estimate,
 )
@@ -129,3 +130,17 @@ def test_words_and_table_say_the_same_numbers():
     assert "does not hold in 1 of 1" in line and "opposite: 1)" in line and "+10 %" in line
     table = effects_shown(found).set_index(["SAE", "outcome"])
     assert table.loc[("L1-ReLU SAE", OUTCOMES["FVU"][0]), "strength 5"].startswith("+10 [")
+
+
+@pytest.mark.parametrize(("fvu", "apart", "better"), [(0.21, 1.2, True), (0.3, 1.01, False)])
+def test_a_run_is_held_against_the_loss_that_it_was_trained_on(fvu, apart, better):
+    points = []
+    for seed in range(3):
+        points.append(run("topk", 0.0, seed, 32.0, 0.2))
+        points.append(run("topk", 10.0, seed, 32.0, fvu))
+        points[-1]["result"]["separability"] = 0.9 * apart
+    (row,) = own_loss(matched(runs_table(points)), variance=100.0).to_dict("records")
+    assert row["error"] == pytest.approx(100 * (fvu - 0.2))
+    assert row["objective"] == pytest.approx(-10 * np.log(apart))
+    assert row["sum"] == pytest.approx(row["error"] + row["objective"])
+    assert (row["high"] < 0) == better and (row["low"] > 0) != better
