@@ -104,7 +104,9 @@ def own_loss(runs: pd.DataFrame) -> pd.DataFrame:
     for (kind, strength), part in table.groupby(["kind", "strength"]):
         found = seeds_estimate(part["change"].to_numpy())
         better = "baseline" if found.low > 0 else "regularised" if found.high < 0 else "undecided"
-        out.append((KINDS[kind], strength, found.value, found.low, found.high, found.n, better))
+        out.append(
+            (KINDS[str(kind)], strength, found.value, found.low, found.high, found.n, better)
+        )
     columns = ["SAE", "strength", "change", "low", "high", "n", "better"]
     return pd.DataFrame(out, columns=columns)
 

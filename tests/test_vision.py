@@ -245,7 +245,7 @@ def test_the_cases_run_on_a_vision_subject(subject, concept):
         settings, seen, sparse=subject.sparse, n_groups=3, n_bootstrap=40, n_steps=4
     )
     assert {c.id for c in vision_study.repeated(moved.claims)} == {
-        "vision-separability-helps", "vision-shrinkage-decides"
+        "vision-separability-helps", "vision-own-effect", "vision-shrinks", "vision-explained"
     }  # fmt: skip
     doses = moved.responses.query("path == 'pushed, valid'")
     np.testing.assert_allclose(doses["AEDP"], doses["dose"], rtol=0.05)
@@ -256,39 +256,41 @@ def finding(subject, value, verdict, id="case1-rank-varies"):
 
 
 def test_findings_stand_beside_those_on_language():
-    columns = ["id", "subject", "statistic", "value", "verdict"]
+    columns = ["id", "subject", "statistic", "value", "low", "high", "verdict"]
     language = pd.DataFrame(
         [
-            ("case1-rank-varies", "months: TopK SAE", "range", 1.0, "holds"),
-            ("case1-rank-varies", "days: TopK SAE", "range", 3.0, "holds"),
-            ("case1-rank-varies", "days (entity): TopK SAE", "range", -90.0, "does not hold"),
-            ("case1-rank-varies", "days: L1-ReLU SAE", "range", -90.0, "does not hold"),
-            ("case1-rank-varies", "days: TopK SAE", "another", -90.0, "does not hold"),
-            ("case2-merging", "days: TopK SAE minus residual", "range", np.nan, "holds"),
+            ("case1-rank-varies", "months: TopK SAE", "range", 1.0, 0.5, 1.5, "holds"),
+            ("case1-rank-varies", "days: TopK SAE", "range", 3.0, 2.0, 4.0, "holds"),
+            ("case1-rank-varies", "color: TopK SAE", "range", 0.1, 0.04, 0.2, "does not hold"),
+            ("case1-rank-varies", "days (entity): TopK SAE", "range", -9.0, -9, -8, "x"),
+            ("case1-rank-varies", "days: TopK SAE", "another", -90.0, -91, -89, "x"),
+            ("case2-merging", "days: TopK SAE minus residual", "range", np.nan, 0, 0, "x"),
+            ("case2-learned", "days: TopK SAE, merging, minus a", "range", -3.0, -4, -2, "x"),
+            ("case2-learned", "months: TopK SAE, merging, minus b", "range", 2.0, 1, 3, "x"),
         ],
         columns=columns,
     )
     found = [
-        finding("digits: TopK SAE", -2.0, "holds"),
-        finding("digits (entity): TopK SAE", -0.5, "holds"),
-        finding("digits: TopK SAE minus residual", 1.0, "holds", "case2-merging"),
-        finding("digits: TopK SAE", 1.0, "holds", "case3-shrinks"),
-        finding("digits: TopK SAE", -2.0, "cannot be tested here"),
-        finding("digits: weakest", 1.0, "holds", "case1-stratified"),
+        finding("digits: TopK SAE", 1.1, "holds"),
+        finding("digits: TopK SAE", 0.9, "does not hold"),  # from -.1: may lie below the bound
+        finding("digits (entity): TopK SAE", 1.5, "holds"),
+        finding("digits: TopK SAE", 5.0, "cannot be tested here"),
+        finding("digits: TopK SAE minus residual", 3.0, "holds", "case2-merging"),
+        finding("digits: TopK SAE, merging, minus c", 3.0, "holds", "case2-learned"),
+        finding("digits: weakest", 3.0, "holds", "case1-stratified"),
     ]
     table = vision_study.beside_language(language, found)
-    assert list(table["concepts"]) == [2, 1, 1, 0, 2]
-    assert list(table["median"])[:2] == [2.0, -90.0]
-    assert list(table["commonest"])[3] == "not in the table"
-    assert list(table["same side"]) == ["no", "yes", "-", "-", "-"]
-    assert list(table["same verdict"]) == ["yes", "no", "yes", "-", "no"]
-    assert list(table["reversed"]) == ["yes", "no", "-", "-", "-"]
+    assert list(table["concepts"]) == [3, 3, 1, 3, 0, 2]
+    assert list(table["language"]) == ["above", "above", "below", "above", "undecided", "undecided"]
+    assert list(table["vision"]) == ["above", "undecided", "above", "undecided", "above", "above"]
+    assert list(table["outcome"]) == ["same", "undecided", "opposite", *["undecided"] * 3]
     counts = vision_study.carried_over(table).set_index("claim").loc["case1-rank-varies"]
-    assert dict(counts) == {"cases": 3, "compared": 2, "same side": 1, "reversed": 1,
-                            "same verdict": 1}  # fmt: skip
+    assert dict(counts) == {"same": 1, "opposite": 1, "undecided": 2}
     text = vision_study.carry_over_text(table)
-    assert text.startswith("Of 5 findings in vision 2 can be set beside language. There, 1 lie")
-    assert "- `case1-rank-varies`, TopK SAE, content tokens (range): -2.00 [-3.00, -1.00]" in text
+    assert "**1 the same way, 1 the opposite way**" in text
+    assert "- Opposite: `case1-rank-varies`, TopK SAE, entity tokens (range): +1.50" in text
+    dictated = table.assign(claim="case3-explained")
+    assert vision_study.carry_over_text(dictated).startswith("Of 0 findings")
 
 
 def test_the_shipped_table_of_language_has_the_claims_that_are_asked_again():
