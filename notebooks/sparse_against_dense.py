@@ -192,9 +192,10 @@ display(
 # ## Where the profile starts
 #
 # No rank exceeds its ceiling, the shorter side of the unfolding. A profile that climbs from its clean rank $r_0$ to its
-# ceiling $c$ has the relative range $c / r_0 - 1$, whatever happens on the way: the line in this figure.
+# ceiling $c$ has the relative range $c / r_0 - 1$, however it climbs: the line in this figure. (A profile that first falls lies above it,
+# one that stops short of its ceiling below.)
 
-# %% mystnb={"image": {"alt": "In the shipped record: relative range against the clean rank over its ceiling, with the curve of a profile that climbs to its ceiling. The points lie on or just below the curve, the dense autoencoder at its upper left end, random encoders of the sparse kinds at its lower right.", "classes": "dark-light"}, "figure": {"caption": "Relative range against where the profile starts; a dot a concept, layer and seed. Line: from the start to the ceiling.", "name": "starts"}}
+# %% mystnb={"image": {"alt": "In the shipped record: relative range against the clean rank over its ceiling, with the curve of a profile that climbs to its ceiling. The points lie on the curve or close to it, the dense autoencoder at its upper left end, random encoders of the sparse kinds at its lower right.", "classes": "dark-light"}, "figure": {"caption": "Relative range against where the profile starts; a dot a concept, layer and seed. Line: from the start to the ceiling.", "name": "starts"}}
 plots_sparse_dense.plot_starts(table, rule=rank_rule, mode=rank_mode)
 
 # %%

@@ -90,5 +90,5 @@ def variance_shares(grid: Float[np.ndarray, "concepts layers seeds"]) -> dict[st
         "concept x layer": centred.mean(axis=2, keepdims=True) - concept - layer,
         "seed": centred.mean(axis=0, keepdims=True) - layer,
     }
-    shares = {name: float((part**2).mean()) / total for name, part in parts.items()}
-    return shares | {"rest": 1 - sum(shares.values())}
+    parts["rest"] = centred - sum(parts.values())
+    return {name: float((part**2).mean()) / total for name, part in parts.items()}
