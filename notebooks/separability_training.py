@@ -170,7 +170,11 @@ worse = int((own["low"] > 0).sum())
 display(
     Markdown(
         f"The baseline is the better solution, beyond chance, at {worse} of {len(own)} strengths; the regularised SAE at {int((own['high'] < 0).sum())}. "
-        + ("**So the verdicts above are on these short trainings, and leave open what a well optimised objective would do.**" if worse else "")
+        + (
+            "**So the verdicts above are on these short trainings, and leave open what a well optimised objective would do.**"
+            if worse
+            else ""
+        )
     )
 )
 

@@ -119,7 +119,8 @@ def own_loss(changes: pd.DataFrame, *, variance: float, kind: str = "topk") -> p
     """
     rows = []
     mine = changes[changes["kind"] == kind]
-    for strength, part in mine.groupby("strength"):
+    for strength in sorted(mine["strength"].unique().tolist()):
+        part = mine[mine["strength"] == strength]
         both = part.pivot(index="seed", columns="outcome", values=["value", "baseline"])
         error = variance * (both["value", "FVU"] - both["baseline", "FVU"])
         apart = np.log(both["value", "separability"] / both["baseline", "separability"])
