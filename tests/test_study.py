@@ -114,11 +114,9 @@ def test_an_unknown_study_names_those_there_are(capsys):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_shipped_study_has_exactly_the_points_of_its_grid(name):
-    if not study_file(name).is_file():
-        pytest.skip(f"the results of {name} are not here yet")
     recorded = read_study(study_file(name))["points"]
     assert [p["point"] for p in recorded] == [asdict(p) for p in find_study(name).points]
-    assert study_file(name).stat().st_size < 300_000
+    assert study_file(name).stat().st_size < 400_000
 
 
 def test_a_repeated_point_is_compared_number_by_number(tmp_path, monkeypatch, capsys):
@@ -152,4 +150,4 @@ def test_a_check_refuses_points_that_are_not_there(tmp_path):
 
 def test_numbers_that_are_missing_or_of_other_sign_are_far_apart():
     assert module._apart(None, None) == 0 and module._apart(None, 1.0) == float("inf")
-    assert module._apart(1.0, -1.0) == 2 and module._apart(0.0, 1e-9) == 1
+    assert module._apart(1.0, -1.0) == 2 and module._apart(0.0, 1e-9) == pytest.approx(1e-6)
