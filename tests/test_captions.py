@@ -116,6 +116,34 @@ def _(tables):
     return (varies.idxmax(axis=1) == DENSE).all()
 
 
+def of_trainings(tables, claim):
+    """The cases of a claim over the trainings of the vision chapter's study."""
+    found = tables["trainings"]
+    return found[found["claim"] == claim]
+
+
+@says(
+    "beyond_language", "the classes' means at the class token lie *closer* together in the latents,"
+)
+def _(tables):
+    here = tables["beside_language"].query("claim == 'case2-distinction-up' and tokens == 'entity'")
+    every = of_trainings(tables, "case2-distinction-up")
+    every = every[every["subject"].str.contains("(entity)", regex=False)]
+    return (here["high"] < 0).all() and len(every) == 2 and (every["largest"] < 0).all()
+
+
+@says("beyond_language", "in every training the error rises without it and falls with it.")
+def _(tables):
+    every = of_trainings(tables, "case3-explained")
+    return len(every) == 4 and (every["holds"] == every["n"]).all()
+
+
+@says("beyond_language", "The slope itself changes its sign from one training to another.")
+def _(tables):
+    slopes = of_trainings(tables, "case3-separability-helps")
+    return ((slopes["positive"] > 0) & (slopes["positive"] < slopes["n"])).any()
+
+
 @says("calibration", "All lie within 3 to 7 percent but two:")
 def _(tables):
     rates = tables["false_positives"]["rate"]
