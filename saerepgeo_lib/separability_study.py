@@ -47,7 +47,7 @@ PROBED = 1  # latents a probe may use
 SEEDS = (0, 1, 2)
 STRENGTHS = (0.0, -30.0, 3.0, 10.0, 30.0, 100.0)  # chosen once, from a pilot
 K = 32  # L0 of TopK
-L1_WEIGHT, L1_BASELINES = 5.0, (2.0, 3.0, 7.0)  # these bracket the L0 of every strength
+L1_WEIGHT, L1_BASELINES = 5.0, (1.5, 2.0, 3.0, 7.0)  # these bracket the L0 of every strength
 _LEVELS = (0.0, 0.2, 1.0)  # of noise, for the rank profile
 
 

@@ -164,6 +164,24 @@ def _(tables):
     return shrinks and live.loc[DENSE, "first"] > 0.5
 
 
+@says(
+    "separability_training", "all paths run up: to the right for groups, to the left for entities."
+)
+def _(tables):
+    means = tables["effects"].query("strength > 0").pivot(
+        index=["kind", "strength"], columns="outcome", values="value"
+    )  # fmt: skip
+    ends = means.query("strength == 100")
+    ran = (ends["FVU"] > 0) & (means["separability"] > 0).all() & (means["AEDP"] < 0).all()
+    return len(ends) == 2 and ran.all()
+
+
+@says("separability_training", "probing accuracy stays within its intervals of zero.")
+def _(tables):
+    found = tables["effects"].query("outcome == 'probing' and strength > 0")
+    return len(found) == 8 and ((found["low"] < 0) & (found["high"] > 0)).all()
+
+
 @pytest.mark.parametrize(("page", "words"), SAID, ids=lambda given: str(given)[:40])
 def test_what_a_page_says_of_the_books_run_is_so(page, words):
     source = (ROOT / "notebooks" / f"{page}.py").read_text(encoding="utf-8")
