@@ -145,7 +145,7 @@ display(
 # For Case 3 the plain side moves dense copies of all latents at every step. *Library* is the call of Case 3's page, which
 # adds intervals and distances; *searched* is the library's search alone, the plain side's counterpart.
 
-# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1, for the library, the careful, the lean and the plain side. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain sides pay for the model at each level.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 by part, one draw of noise. *: computed from one level.", "name": "peers"}}
+# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1, for the library, the lean and the plain side. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain sides pay for the model at each level.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 by part, over the same concepts, one draw of noise. *: computed from one level.", "name": "peers"}}
 record.tables["peers"] = peers = costs.peers_table(found)
 plots_costs.plot_peers(peers) if len(peers) else Markdown(MISSING)
 

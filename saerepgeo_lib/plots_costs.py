@@ -29,13 +29,18 @@ def plot_stages(table: pd.DataFrame) -> Figure:
 
 
 def plot_peers(table: pd.DataFrame) -> Figure:
-    """CPU seconds of each side of Case 1 by part, a panel a task; `costs.peers_table`."""
+    """CPU seconds of each side of Case 1 by part, a panel a task; `costs.peers_table`.
+
+    Of the sides that all concepts of the task are known of; sums over fewer would look cheap.
+    """
     known = {"case", "shape", "task", "side", "concepts", "CPU s", "ratio", "peak MiB", "how"}
     table = table[table["case"] == 1].dropna(axis=1, how="all")
-    most = table.groupby(["task", "side"], sort=False)["concepts"].transform("max")
+    most = table.groupby("task", sort=False)["concepts"].transform("max")
     table = table[table["concepts"] == most]
     parts = [name for name in table if name not in known]
-    tasks, sides = list(table["task"].unique()), [LIBRARY, CAREFUL, LEAN, PLAIN]
+    known_of = set(table["side"])
+    sides = [side for side in (LIBRARY, CAREFUL, LEAN, PLAIN) if side in known_of]
+    tasks = list(table["task"].unique())
     figure = Figure(figsize=(1.5 + 3.4 * len(tasks), 2.9), layout="constrained")
     axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for ax, task in zip(axes, tasks, strict=True):

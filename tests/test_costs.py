@@ -126,3 +126,9 @@ def test_figures_show_every_stage_side_and_axis(record):
     (line, one) = growth.axes[0].get_lines()[:2]
     np.testing.assert_allclose(line.get_ydata(), [1, 2, 4, 8])
     assert isinstance(costs.limits_table(record), pd.DataFrame) and len(one.get_xdata()) == 2
+
+
+def test_a_side_that_was_run_on_fewer_concepts_is_not_drawn_beside_the_others(record):
+    record["peers"][0]["runs"].append(run("careful", "a", 10, 1.0, 1.0))
+    figure = plots_costs.plot_peers(costs.peers_table(record))
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["library", "plain"]
