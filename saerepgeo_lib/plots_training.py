@@ -13,10 +13,11 @@ def plot_pareto(changes: pd.DataFrame, found: pd.DataFrame) -> Figure:
 
     Above the groups of held-out text, below the entities. Small: seeds (`matched`). Large: means
     with intervals over seeds (`effects`), joined in order of strength from the baseline, the cross.
+    Controls of negative strength are left out.
     """
     figure = Figure(figsize=(6.8, 6.0), layout="constrained")
     axes = figure.subplots(2, len(KINDS), sharey="col")
-    strengths = sorted(found["strength"].unique())
+    strengths = sorted(s for s in found["strength"].unique() if s > 0)
     looks = looks_of([f"strength {s:g}" for s in strengths])
     for column, (kind, label) in zip(axes.T, KINDS.items(), strict=True):
         for ax, x in zip(column, ("separability", "AEDP"), strict=True):
