@@ -35,6 +35,7 @@ from saerepgeo_lib.models import best_device
 
 PARTS = ("stages", "scaling", "peers")
 _SLACK = 20.0  # times its floor that a stage is taken to need before it has been measured
+_LISTED = 3  # missing parts of a kind that are named; of more their number
 _AXIS_S = 60.0  # seconds that the first axis is taken to need
 
 
@@ -124,13 +125,12 @@ def left_out(record: dict[str, Any]) -> list[dict[str, str]]:
     for group, name in wanted:
         if name not in done:
             groups.setdefault((group, reasons.get(name, "not run")), []).append(name)
-    return [
-        {
-            "what": group if len(names) == sizes[group] else f"{group}: {'; '.join(names)}",
-            "why": why,
-        }
-        for (group, why), names in groups.items()
-    ]
+    found = []
+    for (group, why), names in groups.items():
+        listed = "; ".join(names) if len(names) <= _LISTED else f"{len(names)} of {sizes[group]}"
+        which = "" if len(names) == sizes[group] else f": {listed}"
+        found.append({"what": group + which, "why": why})
+    return found
 
 
 def stage_name(shape: str, stage: str) -> str:
