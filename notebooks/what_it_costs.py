@@ -125,7 +125,7 @@ display(
             "pass, as measured, and the two products."
             for row in near.to_dict("records")
         )
-        + "\n\nOur aims were 70 % of the rate for the sweep, and 1.5 times the floor for Case 1."
+        + f"\n\nWe had aimed at {100 * costs.AIMED_SHARE:.0f} % of the rate for the sweep, and at {costs.AIMED_FLOORS:g} times the floor for Case 1."
     )
 )
 
