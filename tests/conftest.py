@@ -56,3 +56,12 @@ def small_sae():
     torch.nn.init.normal_(sae.W_dec)
     sae.cfg.metadata.hook_name = HOOK
     return sae
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tests run beside each other: threads that wait for each other's cores are slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -25,6 +25,8 @@ from saerepgeo_lib.separability_training import residual_groups, separability
 
 TINY = Point("standard", 1.0, 20.0, 0, n_groups=8, n_samples=64 * 300, expansion=2, batch_size=64)
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # beside other tests
+
 
 @pytest.fixture(scope="module")
 def found(minilm):

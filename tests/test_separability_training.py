@@ -22,6 +22,8 @@ from saerepgeo_lib.separability_training import (
 METADATA = {"hook_name": "blocks.4.hook_out", "model_name": "test"}
 KINDS = [("topk", 4), ("standard", 1.0)]
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # beside other tests
+
 
 def data(n=4000, d=16, seed=0):
     rng = np.random.default_rng(seed)
