@@ -42,6 +42,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from saerepgeo_lib import (
+    carry_over,
     compare,
     latents,
     models,
@@ -328,15 +329,15 @@ separability.with_intervals(moved.changed[moved.changed["dose"] > 1], {"change":
 
 # %%
 findings = [*claims1, *claims2, *moved.claims]
-record.claims += vision_study.repeated(findings)
+record.claims += carry_over.repeated(findings)
 language = compare.read_claims(compare.shipped_claims())
-beside = vision_study.beside_language(language, findings)
+beside = carry_over.beside_language(language, findings)
 record.tables["beside_language"] = beside
 record.tables["findings"] = pd.DataFrame([vars(claim) for claim in findings])
-vision_study.carried_over(beside).style.hide(axis="index")
+carry_over.carried_over(beside).style.hide(axis="index")
 
 # %% tags=["hide-input"]
-display(Markdown(vision_study.carry_over_text(beside)))
+display(Markdown(carry_over.carry_over_text(beside)))
 
 # %% [markdown]
 # Finding by finding (*median*, *concepts* and the side *language* are those of the table of runs):
@@ -368,7 +369,7 @@ display(
 )
 
 # %% mystnb={"image": {"alt": "Of the shipped study: statistics of the repeated claims, one dot a training of the vision transformer and its autoencoders.", "classes": "dark-light"}, "figure": {"caption": "Seven of the claims (all are in the table below), one dot a training (logarithmic away from zero).", "name": "trainings"}}
-plots_vision.plot_trainings(each[each["id"].isin(vision_study.DRAWN)])
+plots_vision.plot_trainings(each[each["id"].isin(carry_over.DRAWN)])
 
 # %% tags=["hide-output"]
 over.style.format(precision=3, na_rep="–").hide(axis="index")

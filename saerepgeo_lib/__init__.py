@@ -9,7 +9,8 @@ prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> s
 -> local_representations -> structure, structure_verdict, structure_table (Case 2)
 -> decoding -> edits -> scaling, interventions -> dose_response, random_walk, downstream
 -> intervention_verdict, separability (Case 3)
--> study (many trainings) -> vision, vision_training, vision_study (the cases on images)
+-> study (many trainings) -> vision, vision_training, vision_study (the cases on images),
+carry_over (beside language)
 -> synthetic, theory -> calibration, calibration_arrangements, error_rates, ablation
 (estimators against known answers)
 -> records -> plots, plots_* -> repository, colab -> parameters, notebooks -> run_key, runner

@@ -51,6 +51,10 @@ def by_position(residuals: Residuals) -> dict[str, Residuals]:
     return parts | ({"entity": residuals.at("entity")} if residuals.entity.any() else {})
 
 
+class _Caught(Exception):
+    """Ends a forward pass, and carries the activation out of it."""
+
+
 @torch.no_grad()
 def run_to_hook(
     model: Any,
@@ -58,26 +62,31 @@ def run_to_hook(
     attention: Bool[Tensor, "rows positions"],
     hook: str,
 ) -> Float[Tensor, "rows positions d"]:
-    """One forward pass that stops after the hook's block; the activation at the hook.
+    """One forward pass that ends at the hook; the activation there.
 
+    `stop_at_layer` would end it after the block, and after the last one not before the logits.
     Raises UserError with the nearest valid names if the model has no such hook.
     """
     block = re.match(r"blocks\.(\d+)\.", hook)
-    stop = int(block.group(1)) + 1 if block else None
-    if stop is not None and stop > model.cfg.n_layers:
+    if block and int(block.group(1)) >= model.cfg.n_layers:
         raise UserError(
             f"the hook {hook!r} does not exist: the model has {model.cfg.n_layers} blocks, "
             f"0 to {model.cfg.n_layers - 1}"
         )
-    _, cache = model.run_with_cache(
-        ids.to(model.cfg.device),
-        attention_mask=attention.long().to(model.cfg.device),
-        names_filter=[hook],
-        stop_at_layer=stop,
-    )
-    if hook not in cache:
+    if hook not in model.hook_dict:
         raise UserError(f"the model has no hook {hook!r}; {nearest(hook, model.hook_dict)}")
-    return cache[hook]
+
+    def catch(x: Tensor, hook: Any) -> None:
+        raise _Caught(x)
+
+    device = model.cfg.device
+    try:
+        with model.hooks(fwd_hooks=[(hook, catch)]):
+            model(ids.to(device), attention_mask=attention.long().to(device), return_type=None)
+    except _Caught as caught:
+        (x,) = caught.args
+        return x
+    raise UserError(f"the model never came to its hook {hook!r}: name another")
 
 
 def compute_residuals(model: Any, tokens: Tokens, hook: str, *, batch_size: int = 64) -> Residuals:

@@ -165,13 +165,6 @@ def judge(found: pd.DataFrame) -> list[Claim]:
     return claims
 
 
-def effect_of(found: pd.DataFrame, kind: str, strength: float, outcome: str) -> pd.Series:
-    """The row of one kind, strength and outcome."""
-    chosen = (found["kind"] == kind) & (found["strength"] == strength)
-    (row,) = (row for _, row in found[chosen & (found["outcome"] == outcome)].iterrows())
-    return row
-
-
 def effects_shown(found: pd.DataFrame) -> pd.DataFrame:
     """To read: a row a kind and outcome, a column a strength: "change [low, high]".
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from sae_lens import SAE
 from torch import Tensor
 
+from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.corpus import Passage, embedded_passages
 from saerepgeo_lib.edits import setting_of
 from saerepgeo_lib.interventions import steepest
@@ -225,14 +226,10 @@ def prepare(work: Path, device: str) -> Do:
     held_out = torch.from_numpy(activations.held_out).float().to(device)
 
     def do(point: Point) -> dict[str, Any]:
-        n_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             with tempfile.TemporaryDirectory(dir=folder) as run:
                 sae = trained(point, activations.train, checkpoints=Path(run), device=device)
             return measure(sae, point, held_out, concepts)
-        finally:
-            torch.set_num_threads(n_threads)
 
     return do
 

@@ -97,12 +97,17 @@ class _Separable:
 
 
 @dataclass
-class SeparableTopKTrainingSAEConfig(TopKTrainingSAEConfig):  # type: ignore[misc]
-    """TopK with the objective: its weight, from which step on, and the groups of a batch."""
+class _Objective:
+    """The objective's weight, from which step on it is whole, and the groups of a batch."""
 
     separability_coefficient: float = 0.0
     separability_warm_up_steps: int = 0
     n_groups: int = N_GROUPS
+
+
+@dataclass
+class SeparableTopKTrainingSAEConfig(_Objective, TopKTrainingSAEConfig):  # type: ignore[misc]
+    """TopK with the objective."""
 
     @classmethod
     def architecture(cls) -> str:
@@ -113,12 +118,8 @@ class SeparableTopKTrainingSAEConfig(TopKTrainingSAEConfig):  # type: ignore[mis
 
 
 @dataclass
-class SeparableStandardTrainingSAEConfig(StandardTrainingSAEConfig):  # type: ignore[misc]
-    """L1-ReLU with the objective: its weight, from which step on, and the groups of a batch."""
-
-    separability_coefficient: float = 0.0
-    separability_warm_up_steps: int = 0
-    n_groups: int = N_GROUPS
+class SeparableStandardTrainingSAEConfig(_Objective, StandardTrainingSAEConfig):  # type: ignore[misc]
+    """L1-ReLU with the objective."""
 
     @classmethod
     def architecture(cls) -> str:

@@ -15,11 +15,10 @@ import numpy as np
 from sae_lens import SAE
 
 from saerepgeo_lib import noise_sweep, training
-from saerepgeo_lib.cores import workers
+from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.corpus import Passage, embedded_passages
-from saerepgeo_lib.files import sha256_json
 from saerepgeo_lib.latents import encode
-from saerepgeo_lib.models import MINILM, MINILM_SHA256, load_model
+from saerepgeo_lib.models import MINILM, load_model
 from saerepgeo_lib.noise_sweep import PAPER_LEVELS, randomized
 from saerepgeo_lib.prompts import load_concepts
 from saerepgeo_lib.residuals import Residuals, compute_residuals
@@ -61,19 +60,17 @@ def recipe(name: str, seed: int) -> Recipe:
     )  # fmt: skip
 
 
-def train_point(point: Point, activations: Activations) -> Any:
+def train_point(point: Point, activations: Activations, *, device: str = "cpu") -> Any:
     """The point's autoencoder as it would be read back from its files, in float32."""
     metadata = {"model_name": MINILM, "hook_name": point.hook, "prepend_bos": False}
     with tempfile.TemporaryDirectory() as folder:
-        with workers():  # on one core: sums round the same however many there are
+        with one_thread():
             trained = training.train(
-                point.recipe,
-                activations.train,
-                metadata=metadata,
-                checkpoints=Path(folder) / "steps",
-            )
+                point.recipe, activations.train, metadata=metadata,
+                checkpoints=Path(folder) / "steps", device=device,
+            )  # fmt: skip
         trained.save_inference_model(Path(folder) / "sae")
-        return SAE.load_from_disk(Path(folder) / "sae", dtype="float32").eval()
+        return SAE.load_from_disk(Path(folder) / "sae", device=device, dtype="float32").eval()
 
 
 def variability_of(
@@ -114,12 +111,16 @@ def _rounded(value: float) -> float:
 
 
 def measure_point(
-    point: Point, activations: Activations, concepts: Mapping[str, Residuals]
+    point: Point,
+    activations: Activations,
+    concepts: Mapping[str, Residuals],
+    *,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """The result of a point: how well the autoencoder fits, and `variability_of` every concept."""
     label, seed = LABELS[point.recipe.name], point.recipe.seed
-    sae = train_point(point, activations)
-    fit = training.measure(sae, activations, dict(concepts), device="cpu")
+    sae = train_point(point, activations, device=device)
+    fit = training.measure(sae, activations, dict(concepts), device=device)
     names = {"fvu_held_out": "FVU", "l0_held_out": "L0", "dead_share": "dead share"}
     return {
         "fit": {name: _rounded(fit[key]) for key, name in names.items()},
@@ -147,11 +148,7 @@ def prepare(work: Path, device: str) -> Do:
 
     @lru_cache(maxsize=1)  # points of one block follow each other
     def data(hook: str, n_passages: int) -> tuple[Activations, dict[str, Residuals]]:
-        passages = _passages(n_passages)
-        key = sha256_json([MINILM_SHA256, hook, [p.text for p in passages]])[:16]
-        activations = training.collect_activations(
-            model, hook, passages, folder=work / key / "activations"
-        )
+        _, activations = training.collect_minilm(model, _passages(n_passages), work=work, hook=hook)
         tokens = {
             name: tokenize(model.tokenizer, concept, n_ctx=model.cfg.n_ctx)
             for name, concept in concepts.items()
@@ -160,7 +157,10 @@ def prepare(work: Path, device: str) -> Do:
             name: compute_residuals(model, found, hook) for name, found in tokens.items()
         }
 
-    return lambda point: measure_point(point, *data(point.hook, point.n_passages))
+    def do(point: Point) -> dict[str, Any]:
+        return measure_point(point, *data(point.hook, point.n_passages), device=device)
+
+    return do
 
 
 STUDY = Study(

@@ -134,10 +134,12 @@ def collect_activations(
     return Activations(arrays[:-1], np.array(arrays[-1]), sources)
 
 
-def collect_minilm(model: Any, passages: list[Passage], *, work: Path) -> tuple[Path, Activations]:
-    """The embedded model's activations at `HOOK`, and the folder in `work` for this text."""
-    key = sha256_json([MINILM_SHA256, HOOK, _CHUNK, [p.text for p in passages]])[:16]
-    return work / key, collect_activations(model, HOOK, passages, folder=work / key / "activations")
+def collect_minilm(
+    model: Any, passages: list[Passage], *, work: Path, hook: str = HOOK
+) -> tuple[Path, Activations]:
+    """The embedded model's activations at `hook`, and the folder in `work` for it and this text."""
+    key = sha256_json([MINILM_SHA256, hook, _CHUNK, [p.text for p in passages]])[:16]
+    return work / key, collect_activations(model, hook, passages, folder=work / key / "activations")
 
 
 def _chunk_activations(

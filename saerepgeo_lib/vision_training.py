@@ -169,12 +169,22 @@ def make(
     """Train a transformer and autoencoders with its seed into `folder`, and load what was saved.
 
     The autoencoders read training images in all their versions, at every position; `n_samples`
-    stops them early (a trial). Fit is measured on held-out images.
+    stops them early (a trial). Fit is measured on held-out images. An earlier training in `folder`
+    is replaced once the new one is whole. Raises UserError for other files there, before it trains.
     """
     vit = vit or VitRecipe()
     split = digits(vit.seed)
-    save_vit(train_vit(vit, split, device=device), vit, folder, split)
-    model = load_vit(folder, device=device)
+    folder = folder.absolute()
+    own = {VIT_FILE, CARD_FILE} | {recipe.name for recipe in SAES.values()}
+    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - own)):
+        raise UserError(
+            f"{folder} would be replaced as a whole, and holds other things ({others[0]}); "
+            "name a new folder"
+        )
+    partial = folder.with_name(f".{folder.name}.partial")  # no folder holds parts of two trainings
+    shutil.rmtree(partial, ignore_errors=True)
+    save_vit(train_vit(vit, split, device=device), vit, partial, split)
+    model = load_vit(partial, device=device)
     stream = stream_of(model, np.concatenate(shifted(split.train)))
     metadata = {"model_name": "digits-vit", "hook_name": HOOK, "prepend_bos": False,
                 "model_class_name": "HookedTransformer"}  # fmt: skip
@@ -190,9 +200,11 @@ def make(
             recipe, [stream], metadata=metadata, checkpoints=checkpoints, device=device
         )
         training.save(
-            sae, recipe, folder / recipe.name, corpus=DATA,
+            sae, recipe, partial / recipe.name, corpus=DATA,
             fit=lambda saved: _fit(saved, patches, stream[:: max(1, len(stream) // 50_000)]),
         )  # fmt: skip
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return load_vision(folder, device=device)
 
 

@@ -1,6 +1,7 @@
 """Shapes of every annotated function are checked while the tests run."""
 
 import os
+from contextlib import contextmanager
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -13,7 +14,8 @@ import torch
 from sae_lens import TopKSAE, TopKSAEConfig
 from stub_runs import write_stub
 
-from saerepgeo_lib import models, prompts, residuals, tokens
+from saerepgeo_lib import models, prompts, residuals, tokens, training
+from saerepgeo_lib.cores import one_thread as on_one_thread
 
 HOOK = "blocks.4.hook_out"
 
@@ -61,7 +63,26 @@ def small_sae():
 @pytest.fixture(scope="module")
 def one_thread():
     """Tests run beside each other: threads that wait for each other's cores are slow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with on_one_thread():
+        yield
+
+
+@contextmanager
+def _interrupt_at(n_batches):
+    real, taken = training.ShuffledBatches.__next__, []
+
+    def interrupted(self):
+        taken.append(0)
+        if len(taken) == n_batches:
+            raise KeyboardInterrupt
+        return real(self)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.ShuffledBatches, "__next__", interrupted)
+        yield
+
+
+@pytest.fixture(scope="session")
+def interrupt_at():
+    """`with interrupt_at(n_batches)`: a user stops the training inside at that batch."""
+    return _interrupt_at

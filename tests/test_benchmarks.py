@@ -53,15 +53,6 @@ TINY = {
 ROUND = Limits("cpu", "float32", square=1e9, encode=2e9, float64=1e8, bandwidth=1e10)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tests run beside each other: threads that wait for each other's cores are slow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("shapes")

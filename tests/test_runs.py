@@ -79,12 +79,12 @@ def test_plain_papermill_works(tmp_path, monkeypatch):
 
 COUNTER = """
 from transformer_lens.model_bridge import TransformerBridge
-real = TransformerBridge.run_with_cache
+real = TransformerBridge.forward
 def counted(self, ids, **kwargs):
     with open("passes.txt", "a") as file:
         file.write(f"{len(ids)}\\n")
     return real(self, ids, **kwargs)
-TransformerBridge.run_with_cache = counted
+TransformerBridge.forward = counted
 """
 
 

@@ -8,7 +8,6 @@ from scipy import stats
 from saerepgeo_lib.separability_effects import (
     OUTCOMES,
     answer_text,
-    effect_of,
     effects,
     effects_shown,
     judge,
@@ -48,6 +47,12 @@ def grid(factor=0.9, l0=50.0, accuracy=(0.1, 0.12, 0.11)):
         points.append(run("topk", 0.0, seed, 32.0, 0.2 + seed))
         points.append(run("topk", 5.0, seed, 32.0, 0.2 + seed, probing=0.5 + 2 * accuracy[seed]))
     return runs_table(points)
+
+
+def effect_of(found, kind, strength, outcome):
+    """The row of one kind, strength and outcome."""
+    keys = ["kind", "strength", "outcome"]
+    return found.set_index(keys, verify_integrity=True).loc[kind, strength, outcome]
 
 
 def test_concepts_are_averaged_and_both_kinds_of_fvu_kept_apart():

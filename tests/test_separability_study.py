@@ -111,21 +111,11 @@ def test_a_rescaled_sae_measures_the_same(tmp_path, found):
 
 
 @pytest.mark.slow
-def test_a_point_repeated_and_one_resumed_give_the_same_numbers(tmp_path, found, monkeypatch):
+def test_a_point_repeated_and_one_resumed_give_the_same_numbers(tmp_path, found, interrupt_at):
     first = result(TINY, found, tmp_path / "a")
     assert result(TINY, found, tmp_path / "b") == first
-    real, calls = training.ShuffledBatches.__next__, []
-
-    def interrupted(self):
-        calls.append(0)
-        if len(calls) == 250:
-            raise KeyboardInterrupt
-        return real(self)
-
-    monkeypatch.setattr(training.ShuffledBatches, "__next__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_at(250):
         result(TINY, found, tmp_path / "c")
-    monkeypatch.undo()
     assert list((tmp_path / "c").glob("*/whole"))
     assert result(TINY, found, tmp_path / "c") == first
     other = result(replace(TINY, seed=1), found, tmp_path / "d")

@@ -169,21 +169,11 @@ def test_saelens_loads_its_checkpoint_and_an_ordinary_sae_from_what_it_saves(
 
 @pytest.mark.parametrize(("kind", "coefficient"), KINDS)
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
-    tmp_path, kind, coefficient, monkeypatch
+    tmp_path, kind, coefficient, interrupt_at
 ):
     whole = trained(kind, coefficient, 10.0, tmp_path / "whole")
-    real, calls = training.ShuffledBatches.__next__, []
-
-    def interrupted(self):
-        calls.append(0)
-        if len(calls) == 250:
-            raise KeyboardInterrupt
-        return real(self)
-
-    monkeypatch.setattr(training.ShuffledBatches, "__next__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_at(250):
         trained(kind, coefficient, 10.0, tmp_path / "cut")
-    monkeypatch.undo()
     assert list((tmp_path / "cut").glob("*/whole"))
     resumed = trained(kind, coefficient, 10.0, tmp_path / "cut")
     for name, value in whole.state_dict().items():

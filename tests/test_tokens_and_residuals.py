@@ -2,13 +2,14 @@ import pytest
 import torch
 from conftest import HOOK
 
+from saerepgeo_lib import residuals
 from saerepgeo_lib import stratification as case1
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.latents import fvu
 from saerepgeo_lib.models import best_device
 from saerepgeo_lib.noise_sweep import sweep
 from saerepgeo_lib.prompts import Concept, Prompt, load_concept
-from saerepgeo_lib.residuals import add_noise, compute_residuals, rms
+from saerepgeo_lib.residuals import add_noise, compute_residuals, rms, run_to_hook
 from saerepgeo_lib.saes import random_sae
 from saerepgeo_lib.tokens import tokenize
 
@@ -57,30 +58,20 @@ def test_a_prompt_has_the_same_residual_alone_and_in_a_padded_batch(minilm):
     torch.testing.assert_close(together.x[together.prompt == 0], alone.x, atol=1e-4, rtol=1e-4)
 
 
-class Spy:
-    """The real model; counts forward passes and can poison the masked positions' activations."""
-
-    def __init__(self, model, poison=None):
-        self.model, self.poison, self.rows = model, poison, 0
-        self.cfg, self.hook_dict = model.cfg, model.hook_dict
-
-    def run_with_cache(self, ids, **kwargs):
-        out, cache = self.model.run_with_cache(ids, **kwargs)
-        if self.poison is not None:
-            for key, value in cache.items():
-                same = (ids[:, None] == self.poison.ids[:, : ids.shape[1]]).all(2)
-                mask = self.poison.content[same.int().argmax(1), : ids.shape[1]]
-                value[~mask] = float("nan")
-                assert torch.isnan(value).any()
-                cache.cache_dict[key] = value
-        self.rows += len(ids)
-        return out, cache
-
-
-def test_masked_tokens_never_reach_a_result(minilm, days):
+def test_masked_tokens_never_reach_a_result(minilm, days, monkeypatch):
     concept = load_concept("days")
     tokens = tokenize(minilm.tokenizer, concept, n_ctx=minilm.cfg.n_ctx)
-    poisoned = compute_residuals(Spy(minilm, tokens), tokens, HOOK)
+
+    def poison(model, ids, attention, hook):
+        """What the real model gives, but for the masked positions."""
+        x = run_to_hook(model, ids, attention, hook)
+        same = (ids[:, None] == tokens.ids[:, : ids.shape[1]]).all(2)
+        x[~tokens.content[same.int().argmax(1), : ids.shape[1]]] = float("nan")
+        assert torch.isnan(x).any()
+        return x
+
+    monkeypatch.setattr(residuals, "run_to_hook", poison)
+    poisoned = compute_residuals(minilm, tokens, HOOK)
     assert torch.equal(poisoned.x, days.x)
     sae = random_sae_for(minilm)
     runs = [
@@ -96,6 +87,21 @@ def random_sae_for(minilm, l0=8):
     return random_sae(
         TopKSAE(TopKSAEConfig(d_in=384, d_sae=512)), l0=l0, generator=torch.Generator()
     )
+
+
+@pytest.mark.parametrize("hook", ["blocks.5.hook_out", "blocks.2.hook_mlp_out"])
+def test_the_forward_pass_ends_at_the_hook_and_gives_what_a_whole_one_does(minilm, hook):
+    tokens, fired = coded(minilm, Prompt("Snow melts."), Prompt("snow")), []
+    ends = [(lambda name: name.endswith("_out"), lambda x, hook: fired.append(hook))]
+    with minilm.hooks(ends):
+        x = run_to_hook(minilm, tokens.ids, tokens.attention, hook)
+    assert fired.index(minilm.hook_dict[hook]) == len(fired) - 1
+    with torch.no_grad():
+        _, whole = minilm.run_with_cache(tokens.ids, attention_mask=tokens.attention.long())
+    assert torch.equal(x, whole[hook])
+    fired.clear()
+    minilm(tokens.ids, attention_mask=tokens.attention.long())
+    assert not fired
 
 
 def test_a_missing_hook_names_the_nearest(minilm):

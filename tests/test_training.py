@@ -29,7 +29,7 @@ def test_batches_are_fixed_by_seed_and_can_start_anywhere():
 
 @pytest.mark.parametrize(("kind", "coefficient"), [("topk", 4), ("standard", 1.0)])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path, kind, coefficient, monkeypatch
+    tmp_path, kind, coefficient, interrupt_at
 ):
     recipe = training.Recipe("t", kind, coefficient, n_samples=64 * 1200, expansion=2,
                              batch_size=64)  # fmt: skip
@@ -38,18 +38,8 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
         return training.train(recipe, activations(), metadata=METADATA, checkpoints=folder)
 
     whole = run(tmp_path / "a")
-    real, calls = training.ShuffledBatches.__next__, []
-
-    def interrupted(self):
-        calls.append(0)
-        if len(calls) == 900:
-            raise KeyboardInterrupt
-        return real(self)
-
-    monkeypatch.setattr(training.ShuffledBatches, "__next__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_at(900):
         run(tmp_path / "b")
-    monkeypatch.undo()
     assert list((tmp_path / "b").glob("*/whole"))
     resumed = run(tmp_path / "b")
     for name, value in whole.state_dict().items():

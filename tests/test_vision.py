@@ -7,7 +7,14 @@ import torch
 from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from torch.nn.functional import cross_entropy
 
-from saerepgeo_lib import separability, structure_table, vision, vision_study, vision_training
+from saerepgeo_lib import (
+    carry_over,
+    separability,
+    structure_table,
+    vision,
+    vision_study,
+    vision_training,
+)
 from saerepgeo_lib.claims import Claim
 from saerepgeo_lib.compare import read_claims, shipped_claims
 from saerepgeo_lib.errors import UserError
@@ -244,7 +251,7 @@ def test_the_cases_run_on_a_vision_subject(subject, concept):
     moved = vision_study.case3(
         settings, seen, sparse=subject.sparse, n_groups=3, n_bootstrap=40, n_steps=4
     )
-    assert {c.id for c in vision_study.repeated(moved.claims)} == {
+    assert {c.id for c in carry_over.repeated(moved.claims)} == {
         "vision-separability-helps", "vision-own-effect", "vision-shrinks", "vision-explained"
     }  # fmt: skip
     doses = moved.responses.query("path == 'pushed, valid'")
@@ -279,24 +286,24 @@ def test_findings_stand_beside_those_on_language():
         finding("digits: TopK SAE, merging, minus c", 3.0, "holds", "case2-learned"),
         finding("digits: weakest", 3.0, "holds", "case1-stratified"),
     ]
-    table = vision_study.beside_language(language, found)
+    table = carry_over.beside_language(language, found)
     assert list(table["concepts"]) == [3, 3, 1, 3, 0, 2]
     assert list(table["language"]) == ["above", "above", "below", "above", "undecided", "undecided"]
     assert list(table["vision"]) == ["above", "undecided", "above", "undecided", "above", "above"]
     assert list(table["outcome"]) == ["same", "undecided", "opposite", *["undecided"] * 3]
-    counts = vision_study.carried_over(table).set_index("claim").loc["case1-rank-varies"]
+    counts = carry_over.carried_over(table).set_index("claim").loc["case1-rank-varies"]
     assert dict(counts) == {"same": 1, "opposite": 1, "undecided": 2}
-    text = vision_study.carry_over_text(table)
+    text = carry_over.carry_over_text(table)
     assert "**1 the same way, 1 the opposite way**" in text
     assert "- Opposite: `case1-rank-varies`, TopK SAE, entity tokens (range): +1.50" in text
     dictated = table.assign(claim="case3-explained")
-    assert vision_study.carry_over_text(dictated).startswith("Of 0 findings")
+    assert carry_over.carry_over_text(dictated).startswith("Of 0 findings")
 
 
 def test_the_shipped_table_of_language_has_the_claims_that_are_asked_again():
     language = read_claims(shipped_claims())
-    for id in vision_study.REPEATED:
-        told = language.loc[language["id"] == id, "subject"].map(vision_study._case)
+    for id in carry_over.REPEATED:
+        told = language.loc[language["id"] == id, "subject"].map(carry_over._case)
         for sae in ("TopK SAE", "L1-ReLU SAE"):
             assert told.str.startswith(sae).any(), (id, sae)
 
@@ -340,7 +347,24 @@ def test_a_prompt_that_is_no_image_is_refused_by_the_subject(subject):
         subject.tokens(Concept("months", (Prompt("Snow in January"),)))
 
 
+def test_a_new_training_replaces_the_whole_of_an_earlier_one_and_no_other_files(tmp_path):
+    folder = tmp_path / "vision"
+    (folder / "digits-l1").mkdir(parents=True)  # of an earlier training
+    options = {"vit": SHORT, "n_samples": 4_096, "work": tmp_path / "work"}
+    made = vision_training.make(folder, saes=["TopK SAE"], **options)
+    assert list(made.autoencoders) == ["TopK SAE"]
+    assert {path.name for path in folder.iterdir()} == {
+        vision_training.VIT_FILE, vision_training.CARD_FILE, "digits-topk"
+    }  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {"vision", "work"}
+    (folder / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match=r"other things \(thesis.tex\); name a new"):
+        vision_training.make(folder, **options)
+    assert (folder / "thesis.tex").read_text() == "mine" and (folder / "digits-topk").is_dir()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_training_from_scratch_reaches_95_percent_on_held_out_images():
     split = vision.digits(1)
     model = vision_training.train_vit(vision_training.VitRecipe(seed=1), split)
