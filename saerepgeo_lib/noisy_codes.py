@@ -5,7 +5,7 @@ normalises it. So two matrix products, of `x` and of the noise, serve all scales
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from threading import Lock
@@ -28,6 +28,9 @@ _COLUMNS = 1024  # of the encoder's weights, that a core multiplies at once: the
 _GROUP = 64  # latents of which the largest stands for all while the k largest are sought
 
 
+_Largest = tuple[Float[Tensor, "_ k"], Int[Tensor, "_ k"]]
+
+
 class NoisyCodes:
     """The latents of `x`, and of `x` along any noise, equal to `sae.encode`'s up to rounding.
 
@@ -48,11 +51,13 @@ class NoisyCodes:
         if self._affine:
             self._factors = _factors(sae)
             centre = sae.b_dec * sae.cfg.apply_b_dec_to_input
-            self._product = self._times_encoder(torch.cat([-centre[None], self._centred(x)]))
-            self._bias = self._product[0] + (sae.b_gate if isinstance(sae, GatedSAE) else sae.b_enc)
-            self._product = self._product[1:]
-            if self._normalisation not in _NORMALISED:  # else the bias comes after the factor
-                self._product += self._bias
+            # detached: whether gradients are kept is each thread's own affair
+            self._bias = (sae.b_gate if isinstance(sae, GatedSAE) else sae.b_enc).detach()
+            if self._normalisation in _NORMALISED:  # centre and bias come after the factor
+                self._bias = self._bias - centre @ sae.W_enc
+                self._product = self._times_encoder(self._centred(x))
+            else:
+                self._product = self._times_encoder(x - centre, self._bias)
 
     def clean(self) -> Codes:
         """The latents of `x`."""
@@ -88,6 +93,8 @@ class NoisyCodes:
             if self._normalisation in _NORMALISED:
                 pre = pre.mul_(self._scale(noisy[rows])).add_(self._bias)
             found.append(self._latents(self._sae, pre, self._factors))
+        if isinstance(self._sae, TopKSAE):
+            return _scattered(found, self._sae.cfg.d_sae)
         return join(found, parts)
 
     def _scale(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows 1"]:
@@ -99,11 +106,18 @@ class NoisyCodes:
     def _centred(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
         return x - x.mean(1, keepdim=True) if self._normalisation == "layer_norm" else x
 
-    def _times_encoder(self, x: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens F"]:
+    def _times_encoder(
+        self, x: Float[Tensor, "tokens d"], bias: Float[Tensor, " F"] | None = None
+    ) -> Float[Tensor, "tokens F"]:
         out, weights = x.new_empty(len(x), self._sae.cfg.d_sae), self._sae.W_enc.detach()
+
+        def multiply(f: slice) -> None:
+            torch.mm(x, weights[:, f], out=out[:, f])
+            if bias is not None:
+                out[:, f] += bias[f]
+
         size = _COLUMNS if x.device.type == "cpu" else out.shape[1]
-        parts = batches_of(out.shape[1], size)
-        list(self._pool.map(lambda f: torch.mm(x, weights[:, f], out=out[:, f]), parts))
+        list(self._pool.map(multiply, batches_of(out.shape[1], size)))
         return out
 
 
@@ -144,20 +158,24 @@ def _gated(sae: Any, pre: Float[Tensor, "rows F"], factors: Tensor | None) -> Co
     return in_use(magnitudes * (pre > 0))
 
 
-def _topk(sae: Any, pre: Float[Tensor, "rows F"], factors: Tensor | None) -> Codes:
-    if factors is not None:
-        pre = pre * factors
-    values, places = largest(pre, sae.activation_fn.k)
+def _topk(sae: Any, pre: Float[Tensor, "rows F"], factors: Tensor | None) -> _Largest:
+    return largest(pre if factors is None else pre * factors, sae.activation_fn.k)
+
+
+def _scattered(found: Sequence[_Largest], n_features: int) -> Codes:
+    """The codes whose largest pre-activations and their features are given, part by part."""
+    values, places = (torch.cat(part) for part in zip(*found, strict=True))
     values = values.relu()
-    features = (torch.bincount(places[values > 0], minlength=pre.shape[1]) > 0).nonzero()[:, 0]
+    used = torch.bincount(places[values > 0], minlength=n_features) > 0
+    features = used.nonzero()[:, 0]
     if not len(features):
         return Codes(values.new_zeros(len(values), 0), features)
-    position = torch.searchsorted(features, places).clamp_max(len(features) - 1)
+    position = (used.cumsum(0) - 1).clamp_min(0)[places]  # of a value of 0 it does not matter
     codes = values.new_zeros(len(values), len(features))
     return Codes(codes.scatter_add_(1, position, values), features)
 
 
-_LATENTS: dict[type, Callable[[Any, Tensor, Tensor | None], Codes]] = {
+_LATENTS: dict[type, Callable[[Any, Tensor, Tensor | None], Any]] = {
     StandardSAE: _standard,
     JumpReLUSAE: _jumprelu,
     GatedSAE: _gated,
@@ -165,9 +183,7 @@ _LATENTS: dict[type, Callable[[Any, Tensor, Tensor | None], Codes]] = {
 }
 
 
-def largest(
-    x: Float[Tensor, "rows n"], k: int
-) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
+def largest(x: Float[Tensor, "rows n"], k: int) -> _Largest:
     """The k largest of each row and their places, in any order: `torch.topk`, twice as fast.
 
     They lie in the k groups with the largest maxima, so most of the row is only read once.
@@ -177,6 +193,7 @@ def largest(
         return x.topk(k, sorted=False)
     grouped = x.unflatten(1, (n_groups, _GROUP))
     groups = grouped.amax(2).topk(k, sorted=False).indices
-    inside = grouped.gather(1, groups[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
+    rows = torch.arange(len(x), device=x.device)[:, None]
+    inside = grouped[rows, groups].flatten(1)
     values, places = inside.topk(k, sorted=False)
     return values, groups.gather(1, places // _GROUP) * _GROUP + places % _GROUP

@@ -97,10 +97,14 @@ def hooked(sae):
     return sae
 
 
+@pytest.mark.parametrize("normalisation", ["none", "constant_norm_rescale"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_levels_at_once_in_many_batches_are_those_one_by_one(kind, monkeypatch):
+def test_many_levels_at_once_in_many_batches_are_those_one_by_one(
+    kind, normalisation, monkeypatch
+):
     monkeypatch.setattr(noisy_codes, "IN_CACHE", 7 * F * 8)
-    sae, (x, noise) = made(kind, "constant_norm_rescale"), draw()
+    monkeypatch.setattr(noisy_codes, "_COLUMNS", F // 5)
+    sae, (x, noise) = made(kind, normalisation), draw()
     scales = [0.1 * i for i in range(40)]
     with workers() as pool:
         codes_at = NoisyCodes(sae, x, pool=pool).along(noise)
