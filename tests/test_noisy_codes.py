@@ -99,9 +99,7 @@ def hooked(sae):
 
 @pytest.mark.parametrize("normalisation", ["none", "constant_norm_rescale"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_levels_at_once_in_many_batches_are_those_one_by_one(
-    kind, normalisation, monkeypatch
-):
+def test_many_levels_at_once_in_many_batches_are_those_one_by_one(kind, normalisation, monkeypatch):
     monkeypatch.setattr(noisy_codes, "IN_CACHE", 7 * F * 8)
     monkeypatch.setattr(noisy_codes, "_COLUMNS", F // 5)
     sae, (x, noise) = made(kind, normalisation), draw()
