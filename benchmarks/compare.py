@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.measure import DISTURBED
+
 TOLERANCE = 1.3
-DISTURBED = 0.25  # cores that other programs may keep busy during a stage
 _LONG = 1.0  # seconds from which that can be told
 STORED = Path(__file__).parent / "results" / "cpu.json"
 Key = tuple[str, str, str, str]  # shape, stage, device, precision

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers, scaling
-from benchmarks.limits import Precision, allowed, measure_limits, product_rate
+from benchmarks.limits import Precision, allowed, product_rate, quiet_limits
 from benchmarks.measure import machine, measure
 from benchmarks.peers import ROOT
 from benchmarks.shapes import SHAPES, Shape, build
@@ -168,13 +168,16 @@ def run_stages(run: Run, shape: Shape, device: str) -> None:
     """Limits and stages of a shape; with TF32 the encode sweep and Case 1 only."""
     try:
         bench = prepare(shape, device=device)
+        all_rates = {
+            precision: quiet_limits(shape, rows=len(bench.rows), device=device, precision=precision)
+            for precision in precisions(device)
+        }
     except UserError as error:
         for name in STAGES:
             run.leave_out(stage_name(shape.name, name), str(error))
         return
-    for precision in precisions(device):
+    for precision, rates in all_rates.items():
         with allowed(precision):
-            rates = measure_limits(shape, rows=len(bench.rows), device=device, precision=precision)
             text = f"{shape.name}: encode {rates.encode / 1e9:.0f} GFLOP/s, {precision}"
             run.add("limits", {"shape": shape.name, **asdict(rates)}, text)
             for name in STAGES if precision == "float32" else ("encode sweep", "Case 1"):

@@ -7,16 +7,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
-from benchmarks.measure import synchronize
+from benchmarks.measure import DISTURBED, Meter, synchronize
 from benchmarks.shapes import Shape
+from saerepgeo_lib.errors import UserError
 
 Precision = Literal["float32", "tf32"]
 _SIDE = 2_048  # of the square products
 _COPY_BYTES = 2**29
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,26 @@ def measure_limits(
             ),
             bandwidth=copy_rate(_COPY_BYTES, device=device),
         )
+
+
+def quiet_limits(
+    shape: Shape, *, rows: int, device: str = "cpu", precision: Precision = "float32"
+) -> Limits:
+    """The rates while no other program is busy: too low a rate would flatter every share.
+
+    Raises UserError if the machine is not quiet in any of `_TRIES`.
+    """
+    work = partial(measure_limits, shape, rows=rows, device=device, precision=precision)
+    meter = Meter(work, device)
+    for _ in range(_TRIES):
+        found: Limits = meter()
+        others = meter.costs[-1].others_s / meter.costs[-1].wall_s
+        if others <= DISTURBED:
+            return found
+    raise UserError(
+        f"other programs keep {others:.1f} cores busy, and the machine's rates cannot be measured "
+        "beside them: stop them, and run this again"
+    )
 
 
 @contextmanager

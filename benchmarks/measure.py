@@ -14,6 +14,7 @@ import psutil
 import torch
 
 MIB = 2**20
+DISTURBED = 0.25  # cores that other programs may keep busy during a measurement
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 

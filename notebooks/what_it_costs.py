@@ -130,9 +130,8 @@ display(
 )
 
 # %% [markdown]
-# Where the last number is near one, what lies between Case 1 and its floor is the forward pass itself; where it is well above,
-# it is other work, such as the spectra of each level. In the shipped record the first holds at the larger shape and the
-# second at the smaller.
+# Where the last number is about one, what lies between Case 1 and its floor is the forward pass itself (a pass varies from
+# call to call, so it may fall below one too); where it is well above, other work does.
 #
 # ## Beside the plain way
 #
@@ -202,8 +201,8 @@ display(
 # the columns, quadratic in the tokens, and the columns in use grow with the tokens too. What bounds it: features in use
 # at a single token are parallel columns and are merged first, without any change to the spectra; the rest is rotated into
 # $n$ columns by one QR that serves all three modes. (The growth of spectra above was measured on dense columns, which nothing
-# merges.) **Why clusters must**: they need all distances, $n^2 m$ operations, and the principal components that go before them
-# $n^3$; more clusters with more tokens make a step of an edit dearer too, since AEDP is over pairs of clusters.
+# merges.) **Clusters** need all distances, $n^2 m$ operations, and the principal components that go before them
+# $n^3$, so many tokens cost them more than in proportion; more clusters with more tokens make a step of an edit dearer too, since AEDP is over pairs of clusters.
 #
 # **Memory.** A sweep keeps spectra, not latents: a core works on one level at a time. The last two columns show it for the axes
 # levels and seeds. (The permuted null keeps an order of the tokens for each feature that was ever in use.)

@@ -240,9 +240,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"saerepgeo: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "saerepgeo: interrupted; finished parts are kept, the same command goes on\n"
-        )
+        kept = "what was there is as before"
+        if args.command != "vision":
+            kept = "finished parts are kept, the same command goes on"
+        sys.stderr.write(f"saerepgeo: interrupted; {kept}\n")
         return 130
     except RuntimeError as error:
         sys.stderr.write(f"saerepgeo: {error}\n")

@@ -51,7 +51,6 @@ class NoisyCodes:
         if self._affine:
             self._factors = _factors(sae)
             centre = sae.b_dec * sae.cfg.apply_b_dec_to_input
-            # detached: whether gradients are kept is each thread's own affair
             self._bias = (sae.b_gate if isinstance(sae, GatedSAE) else sae.b_enc).detach()
             if self._normalisation in _NORMALISED:  # centre and bias come after the factor
                 self._bias = self._bias - centre @ sae.W_enc
@@ -111,10 +110,13 @@ class NoisyCodes:
     ) -> Float[Tensor, "tokens F"]:
         out, weights = x.new_empty(len(x), self._sae.cfg.d_sae), self._sae.W_enc.detach()
 
+        x = x.detach()  # whether gradients are kept is each thread's own affair
+
         def multiply(f: slice) -> None:
-            torch.mm(x, weights[:, f], out=out[:, f])
+            block = out[:, f]
+            torch.mm(x, weights[:, f], out=block)
             if bias is not None:
-                out[:, f] += bias[f]
+                block += bias[f]
 
         size = _COLUMNS if x.device.type == "cpu" else out.shape[1]
         list(self._pool.map(multiply, batches_of(out.shape[1], size)))

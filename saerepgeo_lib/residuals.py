@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,8 +65,7 @@ def run_to_hook(
 ) -> Float[Tensor, "rows positions d"]:
     """One forward pass that ends at the hook; the activation there.
 
-    `stop_at_layer` would end it after the block, and after the last one not before the logits.
-    Raises UserError with the nearest valid names if the model has no such hook.
+    Raises UserError, with the nearest valid names, if the model has no such hook or never runs it.
     """
     block = re.match(r"blocks\.(\d+)\.", hook)
     if block and int(block.group(1)) >= model.cfg.n_layers:
@@ -76,17 +76,21 @@ def run_to_hook(
     if hook not in model.hook_dict:
         raise UserError(f"the model has no hook {hook!r}; {nearest(hook, model.hook_dict)}")
 
-    def catch(x: Tensor, hook: Any) -> None:
-        raise _Caught(x)
+    def catch(x: Any, *, hook: Any) -> None:  # `stop_at_layer` would go on to the logits
+        raise _Caught(x[0] if isinstance(x, tuple) else x)
 
     device = model.cfg.device
-    try:
-        with model.hooks(fwd_hooks=[(hook, catch)]):
-            model(ids.to(device), attention_mask=attention.long().to(device), return_type=None)
-    except _Caught as caught:
-        (x,) = caught.args
-        return x
-    raise UserError(f"the model never came to its hook {hook!r}: name another")
+    with ExitStack() as hooks:
+        try:
+            hooks.enter_context(model.hooks(fwd_hooks=[(hook, catch)]))
+        except ValueError as error:
+            raise UserError(f"the hook {hook!r} is switched off: {error}") from error
+        try:
+            model(ids.to(device), attention_mask=attention.long().to(device))
+        except _Caught as caught:
+            (x,) = caught.args
+            return x
+    raise UserError(f"the model has the hook {hook!r}, but does not compute it; name another")
 
 
 def compute_residuals(model: Any, tokens: Tokens, hook: str, *, batch_size: int = 64) -> Residuals:

@@ -32,7 +32,14 @@ from tqdm.auto import tqdm
 
 from saerepgeo_lib.corpus import WORDNET_DIR, Passage, embedded_passages, user_passages
 from saerepgeo_lib.errors import UserError, choose
-from saerepgeo_lib.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from saerepgeo_lib.files import (
+    atomic_folder,
+    atomic_path,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from saerepgeo_lib.latents import fvu
 from saerepgeo_lib.models import MINILM, MINILM_SHA256, load_model
 from saerepgeo_lib.prompts import load_concepts
@@ -303,26 +310,23 @@ def save(
 
     `fit` measures the SAE as it was read back from the saved files, rounding included.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    weights, cfg_path = sae.save_inference_model(partial)
-    save_file({name: w.half().contiguous() for name, w in load_file(weights).items()}, weights)
-    cfg = read_json(cfg_path)
-    cfg.update(device="cpu", dtype="float32")
-    write_json(cfg_path, cfg)
-    card = {
-        "name": recipe.name,
-        "recipe": asdict(recipe),
-        "trainer": f"sae-lens {__version__} SAETrainer, bfloat16 autocast",
-        "hook": hook_of(sae),
-        "corpus": corpus,
-        "stored_dtype": "float16",
-        "sha256": sha256_file(weights),
-        "fit": fit(SAE.load_from_disk(partial, dtype="float32").eval()),
-    }
-    write_json(partial / CARD_FILE, card)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with atomic_folder(folder) as new:
+        weights, cfg_path = sae.save_inference_model(new)
+        save_file({name: w.half().contiguous() for name, w in load_file(weights).items()}, weights)
+        cfg = read_json(cfg_path)
+        cfg.update(device="cpu", dtype="float32")
+        write_json(cfg_path, cfg)
+        card = {
+            "name": recipe.name,
+            "recipe": asdict(recipe),
+            "trainer": f"sae-lens {__version__} SAETrainer, bfloat16 autocast",
+            "hook": hook_of(sae),
+            "corpus": corpus,
+            "stored_dtype": "float16",
+            "sha256": sha256_file(weights),
+            "fit": fit(SAE.load_from_disk(new, dtype="float32").eval()),
+        }
+        write_json(new / CARD_FILE, card)
     return card
 
 

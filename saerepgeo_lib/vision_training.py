@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from saerepgeo_lib import training
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.files import data_dir, read_json, sha256_file, write_json
+from saerepgeo_lib.files import atomic_folder, data_dir, read_json, sha256_file, write_json
 from saerepgeo_lib.latents import encode, fvu
 from saerepgeo_lib.residuals import Residuals, run_to_hook
 from saerepgeo_lib.saes import CARD_FILE, load_sae
@@ -174,38 +174,44 @@ def make(
     """
     vit = vit or VitRecipe()
     split = digits(vit.seed)
-    folder = folder.absolute()
+    _refuse_others(folder)
+    with atomic_folder(folder) as new:  # so that none holds parts of two trainings
+        save_vit(train_vit(vit, split, device=device), vit, new, split)
+        model = load_vit(new, device=device)
+        stream = stream_of(model, np.concatenate(shifted(split.train)))
+        metadata = {"model_name": "digits-vit", "hook_name": HOOK, "prepend_bos": False,
+                    "model_class_name": "HookedTransformer"}  # fmt: skip
+        ids = patch_ids(split.test)
+        x = torch.from_numpy(stream_of(model, split.test)).float().unflatten(0, ids.shape)
+        prompt, position = (ids != BLANK).nonzero(as_tuple=True)
+        patches = Residuals(x[ids != BLANK], prompt, position, position == 0)
+        for label in saes:
+            samples = n_samples or SAES[label].n_samples
+            recipe = replace(SAES[label], seed=vit.seed, n_samples=samples)
+            checkpoints = work / f"{recipe.name}-{vit.seed}"
+            shutil.rmtree(checkpoints, ignore_errors=True)  # of another transformer, perhaps
+            sae = training.train(
+                recipe, [stream], metadata=metadata, checkpoints=checkpoints, device=device
+            )
+            training.save(
+                sae, recipe, new / recipe.name, corpus=DATA,
+                fit=lambda saved: _fit(saved, patches, stream[:: max(1, len(stream) // 50_000)]),
+            )  # fmt: skip
+        _refuse_others(folder)  # training took minutes
+    return load_vision(folder, device=device)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise UserError if there is anything but a training of this module at `folder`."""
     own = {VIT_FILE, CARD_FILE} | {recipe.name for recipe in SAES.values()}
-    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - own)):
+    others = [folder.name] if folder.is_file() else []
+    if folder.is_dir():
+        others = sorted({path.name for path in folder.iterdir()} - own)
+    if others:
         raise UserError(
             f"{folder} would be replaced as a whole, and holds other things ({others[0]}); "
             "name a new folder"
         )
-    partial = folder.with_name(f".{folder.name}.partial")  # no folder holds parts of two trainings
-    shutil.rmtree(partial, ignore_errors=True)
-    save_vit(train_vit(vit, split, device=device), vit, partial, split)
-    model = load_vit(partial, device=device)
-    stream = stream_of(model, np.concatenate(shifted(split.train)))
-    metadata = {"model_name": "digits-vit", "hook_name": HOOK, "prepend_bos": False,
-                "model_class_name": "HookedTransformer"}  # fmt: skip
-    ids = patch_ids(split.test)
-    x = torch.from_numpy(stream_of(model, split.test)).float().unflatten(0, ids.shape)
-    prompt, position = (ids != BLANK).nonzero(as_tuple=True)
-    patches = Residuals(x[ids != BLANK], prompt, position, position == 0)
-    for label in saes:
-        recipe = replace(SAES[label], seed=vit.seed, n_samples=n_samples or SAES[label].n_samples)
-        checkpoints = work / f"{recipe.name}-{vit.seed}"
-        shutil.rmtree(checkpoints, ignore_errors=True)  # of another transformer, perhaps
-        sae = training.train(
-            recipe, [stream], metadata=metadata, checkpoints=checkpoints, device=device
-        )
-        training.save(
-            sae, recipe, partial / recipe.name, corpus=DATA,
-            fit=lambda saved: _fit(saved, patches, stream[:: max(1, len(stream) // 50_000)]),
-        )  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return load_vision(folder, device=device)
 
 
 def load_vision(folder: Path | None = None, *, device: str = "cpu") -> Subject:

@@ -28,9 +28,10 @@ from benchmarks import (
 )
 from benchmarks.growth import growth
 from benchmarks.limits import Limits
-from saerepgeo_lib import interventions, prompts
+from saerepgeo_lib import interventions, prompts, residuals
 from saerepgeo_lib.edits import edit, mse, setting_of
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.files import read_json
 from saerepgeo_lib.latents import encode
 from saerepgeo_lib.noise_sweep import stream, sweep
 from saerepgeo_lib.residuals import rms
@@ -52,6 +53,7 @@ TINY = {
         gated=True,
     ),
 }  # fmt: skip
+pytestmark = pytest.mark.usefixtures("one_thread")  # beside other tests
 ROUND = Limits("cpu", "float32", square=1e9, encode=2e9, float64=1e8, bandwidth=1e10)
 
 
@@ -76,6 +78,12 @@ def test_a_shape_is_what_it_says(family, cache):
     assert subject.model.cfg.n_layers == shape.blocks_built + shape.blocks_above
     found = subject.residuals(subject.tokens(prompts.load_concept("days")))
     assert found.x.shape[1] == shape.d_model and rms(found.x) > 0
+    tokens = subject.tokens(prompts.load_concept("days"))
+    _, whole = subject.model.run_with_cache(
+        tokens.ids, attention_mask=tokens.attention.long(), names_filter=[shape.hook]
+    )
+    x = residuals.run_to_hook(subject.model, tokens.ids, tokens.attention, shape.hook)
+    torch.testing.assert_close(x, whole[shape.hook], rtol=1e-5, atol=1e-5)
     sae = subject.autoencoders[shapes.LABEL]
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(shape.n_features))
     assert encode(sae, found.x).l0 <= shape.k
@@ -407,3 +415,19 @@ def test_a_record_of_another_machine_is_not_written_over(tmp_path):
     out.write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"its cores: -1\): name another --out"):
         everything.opened(out, "cpu")
+
+
+def test_rates_are_not_measured_beside_other_programs(tiny, monkeypatch, tmp_path):
+    """Too low a rate would flatter every share; by a clock of the others' that the test sets."""
+    monkeypatch.setattr(limits, "measure_limits", lambda *given, **options: ROUND)
+    busy = itertools.accumulate([0, 9, 0, 0], initial=0.0)  # a pair of readings a try
+    monkeypatch.setattr(measure, "busy_s", lambda: next(busy))
+    assert limits.quiet_limits(tiny.shape, rows=8) == ROUND
+    ever = itertools.count(0, 9)
+    monkeypatch.setattr(measure, "busy_s", lambda: next(ever))
+    monkeypatch.setattr(everything, "prepare", lambda shape, device: tiny)
+    run = everything.Run(tmp_path / "x.json", everything.opened(tmp_path / "x.json", "cpu"))
+    everything.run_stages(run, tiny.shape, "cpu")
+    record = read_json(tmp_path / "x.json")
+    assert record["limits"] == record["stages"] == []
+    assert all("other programs keep" in why for why in record["reasons"].values())

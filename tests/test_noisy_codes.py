@@ -97,12 +97,13 @@ def hooked(sae):
     return sae
 
 
-@pytest.mark.parametrize("normalisation", ["none", "constant_norm_rescale"])
+@pytest.mark.parametrize("normalisation", ["none", "constant_norm_rescale", "layer_norm"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_levels_at_once_in_many_batches_are_those_one_by_one(kind, normalisation, monkeypatch):
     monkeypatch.setattr(noisy_codes, "IN_CACHE", 7 * F * 8)
     monkeypatch.setattr(noisy_codes, "_COLUMNS", F // 5)
     sae, (x, noise) = made(kind, normalisation), draw()
+    x.requires_grad_()
     scales = [0.1 * i for i in range(40)]
     with workers() as pool:
         codes_at = NoisyCodes(sae, x, pool=pool).along(noise)

@@ -110,6 +110,8 @@ def test_a_missing_hook_names_the_nearest(minilm):
         compute_residuals(minilm, tokens, "blocks.4.hook_outt")
     with pytest.raises(UserError, match="has 6 blocks, 0 to 5"):
         compute_residuals(minilm, tokens, "blocks.11.hook_out")
+    with pytest.raises(UserError, match=r"'blocks.5.attn.hook_result' is switched off: .*"):
+        compute_residuals(minilm, tokens, "blocks.5.attn.hook_result")
 
 
 def test_noise_has_the_asked_size_and_comes_from_its_generator():

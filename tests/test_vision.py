@@ -347,7 +347,9 @@ def test_a_prompt_that_is_no_image_is_refused_by_the_subject(subject):
         subject.tokens(Concept("months", (Prompt("Snow in January"),)))
 
 
-def test_a_new_training_replaces_the_whole_of_an_earlier_one_and_no_other_files(tmp_path):
+def test_a_new_training_replaces_the_whole_of_an_earlier_one_and_no_other_files(
+    tmp_path, interrupt_at
+):
     folder = tmp_path / "vision"
     (folder / "digits-l1").mkdir(parents=True)  # of an earlier training
     options = {"vit": SHORT, "n_samples": 4_096, "work": tmp_path / "work"}
@@ -357,6 +359,12 @@ def test_a_new_training_replaces_the_whole_of_an_earlier_one_and_no_other_files(
         vision_training.VIT_FILE, vision_training.CARD_FILE, "digits-topk"
     }  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == {"vision", "work"}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with interrupt_at(60):
+        vision_training.make(folder, **options)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(UserError, match=r"other things \(vit.safetensors\)"):
+        vision_training.make(folder / vision_training.VIT_FILE, **options)
     (folder / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match=r"other things \(thesis.tex\); name a new"):
         vision_training.make(folder, **options)
