@@ -28,7 +28,7 @@ from benchmarks.limits import Precision, allowed, product_rate, quiet_limits
 from benchmarks.measure import machine, measure
 from benchmarks.peers import ROOT
 from benchmarks.shapes import SHAPES, Shape, build
-from benchmarks.stages import STAGES, prepare, row, stages
+from benchmarks.stages import STAGES, prepare, row, stages, sweep_beside_product
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import read_json, write_json
 from saerepgeo_lib.models import best_device
@@ -192,6 +192,8 @@ def run_stages(run: Run, shape: Shape, device: str) -> None:
                 rate = product_rate(2_048, 2_048, 2_048, device=device)
                 costs = measure(stage.work, rounds=stage.rounds, warmup=stage.warmup, device=device)
                 found = row(bench, stage, costs, rates, rate)
+                if name == "encode sweep":
+                    found["beside_product"] = sweep_beside_product(bench)
                 text = f"{shape.name}: {name}: {min(found['wall_s']):.3f} s"
                 run.add("stages", found, f"{text}, {100 * found['share']:.0f} % of it the floor")
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import limits as floors
-from benchmarks.limits import Limits
-from benchmarks.measure import Cost
+from benchmarks.limits import Limits, product_rate
+from benchmarks.measure import Cost, measure
 from benchmarks.shapes import LABEL, Shape, build
 from saerepgeo_lib import prompts, separability
 from saerepgeo_lib.cores import workers
@@ -229,6 +229,21 @@ def _case3(b: Bench, rates: Limits) -> float:
     before = floors.encode_floor(b.shape, len(b.residuals.x), 2, rates)
     before += _residuals(b, rates) + floors.cluster_floor(*b.points.shape, rates)
     return before + _step(b, True, rates, _VALID_STEPS) + _step(b, False, rates, 10)
+
+
+def sweep_beside_product(b: Bench, *, n_pairs: int = 9) -> list[float]:
+    """The encode sweep's two products over its time, at the rate of one timed just before it.
+
+    A machine that is slower for a while is so for both.
+    """
+    out = []
+    for _ in range(n_pairs):
+        rate = product_rate(
+            len(b.rows), b.shape.d_model, b.shape.n_features, device=b.device, repeats=1
+        )
+        (cost,) = measure(b.sweep_levels, rounds=1, warmup=0, device=b.device)
+        out.append(2 * 2 * len(b.rows) * b.shape.d_model * b.shape.n_features / rate / cost.wall_s)
+    return out
 
 
 def row(

@@ -118,9 +118,10 @@ record.tables["near the limit"] = near
 display(
     Markdown(
         "\n".join(
-            f"- {row['shape']}: the encode sweep reaches {100 * row['encode share']:.0f} % of the rate of a product of its "
-            f"shape ({100 * row['square share']:.0f} % of the square product's) with the two products it takes; with the ten that "
-            f"these stand for, {row['encode effective']:.1f} times that rate. Case 1 without nulls takes "
+            f"- {row['shape']}: the encode sweep reaches {100 * row['encode share']:.0f} % of the best rate of a product of its "
+            f"shape ({100 * row['square share']:.0f} % of the square product's) with the two products it takes, "
+            f"{100 * row['paired share']:.0f} % of the rate of one timed just before it (median of {row['pairs']} pairs); with "
+            f"the ten that these stand for, {row['encode effective']:.1f} times the best rate. Case 1 without nulls takes "
             f"{row['Case 1 / floor']:.1f} times its floor, and {row['Case 1 / own pass']:.2f} times the library's own forward "
             "pass, as measured, and the two products."
             for row in near.to_dict("records")
@@ -172,7 +173,7 @@ display(
 # One size changed at a time, on synthetic tokens; a cost of $a + b\,n^p$ is fitted. The intervals count repeats of a call
 # one by one.
 
-# %% mystnb={"image": {"alt": "Cost over the smallest size's cost against size, logarithmic axes, one panel for prompts, tokens, features, levels and seeds, with a dashed line of exponent one. In the shipped record spectra and the sweep rise above the line with prompts and tokens; with levels and seeds the sweep does not.", "classes": "dark-light"}, "figure": {"caption": "Growth of each stage's CPU time along each axis.", "name": "growth"}}
+# %% mystnb={"image": {"alt": "Cost over the smallest size's cost against size, logarithmic axes, one panel for prompts, tokens, features, levels and seeds, with a dashed line of exponent one. In the shipped record spectra, clusters and the sweep rise above the line with prompts and tokens; with levels and seeds the sweep keeps close to it.", "classes": "dark-light"}, "figure": {"caption": "Growth of each stage's CPU time along each axis.", "name": "growth"}}
 plots_costs.plot_growth(costs.growth_points(found)) if found["scaling"] else Markdown(MISSING)
 
 # %%

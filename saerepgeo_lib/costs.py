@@ -80,11 +80,17 @@ def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
 
     "encode share" counts the sweep's two products over its time, at the rate of a product of the
     encoder's shape; "square share" at that of the square product; "encode effective" counts the ten
-    products that they stand for. "Case 1 / floor" is the time of Case 1 without nulls over its
-    floor; "Case 1 / own pass" over the library's own forward pass, as measured, and the two
-    products.
+    products that they stand for. "paired share" is the median over "pairs" of a product and a
+    sweep, one just after the other (NaN if there are none). "Case 1 / floor" is the time of Case 1
+    without nulls over its floor; "Case 1 / own pass" over the library's own forward pass, as
+    measured, and the two products.
     """
     rates = {limits["shape"]: limits for limits in record["limits"]}
+    pairs = {
+        found["shape"]: found.get("beside_product", [])
+        for found in record["stages"]
+        if found["stage"] == "encode sweep" and found.get("precision", "float32") == "float32"
+    }
     rows = []
     for shape, part in stage_table(record).groupby("shape", sort=False):
         stages = part.set_index("stage")
@@ -97,6 +103,8 @@ def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
             "shape": shape, "encode share": sweep["share"],
             "square share": sweep["share"] * rates[shape]["encode"] / rates[shape]["square"],
             "encode effective": sweep["share"] * _LEVELS / 2,
+            "paired share": pd.Series(pairs[shape], dtype=float).median(),
+            "pairs": len(pairs[shape]),
             "Case 1 / floor": 1 / case["share"],
             "Case 1 / own pass": case["seconds"] / (model["seconds"] + sweep["floor"]),
         })  # fmt: skip

@@ -199,6 +199,16 @@ def test_every_stage_runs_and_has_a_floor(tiny):
     assert found["Case 1"].floor(ROUND) == pytest.approx(model + 3.5 * two)
 
 
+def test_a_sweep_is_held_against_the_product_timed_just_before_it(tiny, monkeypatch):
+    rates, seconds = iter([1e6, 2e6]), iter([4.0, 4.0])
+    monkeypatch.setattr(stages, "product_rate", lambda *given, **options: next(rates))
+    cost = lambda *given, **options: [measure.Cost(next(seconds), 0.0, None)]  # noqa: E731
+    monkeypatch.setattr(stages, "measure", cost)
+    operations = 2 * 2 * len(tiny.rows) * tiny.shape.d_model * tiny.shape.n_features
+    expected = [operations / 1e6 / 4, operations / 2e6 / 4]
+    assert stages.sweep_beside_product(tiny, n_pairs=2) == pytest.approx(expected)
+
+
 def test_of_a_model_built_in_part_only_the_residuals_are_scaled_and_no_whole_case_is_measured(tiny):
     part = stages.stages(stages.Bench(replace(tiny.shape, blocks_needed=4), tiny.subject))
     assert part["residuals"].factor == 2

@@ -64,6 +64,12 @@ def test_how_near_the_limit_is_computed_from_the_stages(record):
     assert row["Case 1 / floor"] == 2
     assert row["Case 1 / own pass"] == 8 / (2 + 1)
     assert row["square share"] == 0.25 * 2 / 4
+    assert np.isnan(row["paired share"]) and row["pairs"] == 0
+    for one in record["stages"]:
+        if one["stage"] == "encode sweep":
+            one["beside_product"] = [0.5, 0.9, 0.7]
+    (row,) = costs.near_the_limit(record).to_dict("records")
+    assert row["paired share"] == 0.7 and row["pairs"] == 3
     assert costs.dates(record) == ["2001-02-03", "2001-02-04"]
 
 
