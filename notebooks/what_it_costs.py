@@ -132,7 +132,7 @@ display(
 
 # %% [markdown]
 # Where the last number is about one, what lies between Case 1 and its floor is the forward pass itself (a pass varies from
-# call to call, so it may fall below one too); where it is well above, other work does.
+# call to call, so it may fall below one too); where it is well above, there is other work too.
 #
 # ## Beside the plain way
 #
