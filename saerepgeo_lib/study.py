@@ -92,7 +92,8 @@ def check_point(
 ) -> dict[str, float]:
     """Repeat one point of a file of results: how far each number is from the recorded one.
 
-    Relative to the larger of both (numbers below 0.001 count as that), 0 if they are equal.
+    Relative to the larger of both (numbers below 0.001 count as that), 0 if they are equal; words
+    that differ are infinitely far.
     `number` counts from 0 in the file. Raises UserError for a point that is not in the file, or no
     longer in the study.
     """
@@ -112,19 +113,20 @@ def check_point(
     return {name: _apart(before[name], after[name]) for name in before}
 
 
-def _numbers(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    """The numbers of a nested result, by the names that lead to them."""
-    for name, value in result.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{name}: ")
-        else:
-            yield f"{prefix}{name}", value
+def _numbers(result: Any, name: str = "") -> Iterator[tuple[str, float | str | None]]:
+    """The numbers and words of a nested result, by the names and places that lead to them."""
+    if not isinstance(result, dict | list):
+        yield name, result
+        return
+    parts = result.items() if isinstance(result, dict) else enumerate(result)
+    for key, value in parts:
+        yield from _numbers(value, f"{name}: {key}" if name else str(key))
 
 
-def _apart(a: float | None, b: float | None) -> float:
+def _apart(a: float | str | None, b: float | str | None) -> float:
     if a == b:
         return 0.0
-    if a is None or b is None:
+    if a is None or b is None or isinstance(a, str) or isinstance(b, str):
         return float("inf")
     return abs(a - b) / max(abs(a), abs(b), 1e-3)
 

@@ -151,3 +151,13 @@ def test_a_check_refuses_points_that_are_not_there(tmp_path):
 def test_numbers_that_are_missing_or_of_other_sign_are_far_apart():
     assert module._apart(None, None) == 0 and module._apart(None, 1.0) == float("inf")
     assert module._apart(1.0, -1.0) == 2 and module._apart(0.0, 1e-9) == pytest.approx(1e-6)
+
+
+def test_numbers_and_words_in_lists_are_compared_one_by_one():
+    before = {"ranks": [1.0, 2.0], "findings": [{"verdict": "holds", "value": None}]}
+    after = {"ranks": [1.0, 4.0], "findings": [{"verdict": "does not hold", "value": None}]}
+    found, again = (dict(module._numbers(result)) for result in (before, after))
+    assert {name: module._apart(found[name], again[name]) for name in found} == {
+        "ranks: 0": 0, "ranks: 1": 0.5, "findings: 0: verdict": float("inf"),
+        "findings: 0: value": 0,
+    }  # fmt: skip
