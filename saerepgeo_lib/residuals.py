@@ -76,7 +76,8 @@ def run_to_hook(
     if hook not in model.hook_dict:
         raise UserError(f"the model has no hook {hook!r}; {nearest(hook, model.hook_dict)}")
 
-    def catch(x: Any, *, hook: Any) -> None:  # `stop_at_layer` would go on to the logits
+    # `stop_at_layer` stops before a later block: after the last one it would go on to the logits
+    def catch(x: Any, *, hook: Any) -> None:
         raise _Caught(x[0] if isinstance(x, tuple) else x)
 
     device = model.cfg.device
