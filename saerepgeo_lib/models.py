@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import GatedRepoError
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.activations import ACT2FN, NewGELUActivation
 
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.files import sha256_file
@@ -104,8 +105,17 @@ def load_model(
         raise UserError(
             f"cannot load the model {name!r}: {reason} ({_advice(name, error)})"
         ) from error
+    _fuse_activations(model)
     model.eval()
     return model
+
+
+def _fuse_activations(model: torch.nn.Module) -> None:
+    """GPT-2's activation as one operation instead of eight: the same function up to rounding."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, ACT2FN["gelu_pytorch_tanh"])
 
 
 def is_causal(model: Any) -> bool:

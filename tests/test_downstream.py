@@ -5,6 +5,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.activations import NewGELUActivation
 
 from saerepgeo_lib import downstream, prompts, residuals, tokens
 from saerepgeo_lib.errors import UserError
@@ -78,6 +79,7 @@ def causal(tmp_path_factory):
 
 def test_a_causal_model_is_judged_by_its_next_token_loss(causal):
     model = load_model(str(causal))
+    assert not any(isinstance(part, NewGELUActivation) for part in model.modules())
     assert downstream.effect_name(model) == downstream.NEXT_TOKEN
     concept = prompts.Concept(
         "pets", tuple(prompts.Prompt(t) for t in ("the cat sat on the mat", "dog ran home"))
@@ -86,8 +88,16 @@ def test_a_causal_model_is_judged_by_its_next_token_loss(causal):
     found = residuals.compute_residuals(model, coded, "blocks.0.hook_out")
     clean = downstream.outputs(model, coded, "blocks.0.hook_out", found)
     reference = transformers.GPT2LMHeadModel.from_pretrained(causal)
-    for row, ids, inside in zip(clean, coded.ids, coded.attention, strict=True):
+    place = 0
+    for row, ids, inside, content in zip(
+        clean, coded.ids, coded.attention, coded.content, strict=True
+    ):
         own = ids[inside][None]
+        states = reference(own, output_hidden_states=True).hidden_states[1][0]
+        counted = states[content[inside]]
+        mine = found.x[place : place + len(counted)]
+        torch.testing.assert_close(mine, counted, rtol=1e-5, atol=1e-5)
+        place += len(counted)
         assert row.item() == pytest.approx(reference(own, labels=own).loss.item(), rel=1e-3)
     same = downstream.outputs(model, coded, "blocks.0.hook_out", found, found.x)
     torch.testing.assert_close(downstream.effect(clean, same), torch.zeros(2), atol=1e-5, rtol=0)
