@@ -206,7 +206,7 @@ display(
 # $n^3$, so many tokens cost them more than in proportion; more clusters with more tokens make a step of an edit dearer too, since AEDP is over pairs of clusters.
 #
 # **Memory.** A sweep keeps spectra, not latents: a core works on one level at a time. The last two columns show it for the axes
-# levels and seeds. (The permuted null keeps an order of the tokens for each feature that was ever in use.)
+# levels and seeds.
 #
 # ## What to expect elsewhere
 #
@@ -218,9 +218,9 @@ record.tables["expected"] = costs.expected_table(found)
 record.tables["expected"].style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
-# A GPU takes longer than its bound: spectra come on top, many small decompositions in double precision. Within a sweep, spectra,
-# norms and the features in use go to the host at each level, and the permuted null draws its orders there. **For the record that
-# comes with the book no GPU was measured**;
+# A GPU takes longer than its bound: spectra come on top, many small decompositions in double precision. Within a sweep everything
+# stays on the device, the permuted null's orders too: the host learns at each level how many features are in use, and
+# reads spectra and norms when a draw of noise has gone through all levels. **For the record that comes with the book no GPU was measured**;
 # `python -m benchmarks.everything --device cuda --out benchmarks/results/gpu.json` leaves the record, and this page reads it
 # with the parameter `measured`.
 #

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from saerepgeo_lib.cores import workers
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.latents import Codes
 from saerepgeo_lib.noisy_codes import NoisyCodes
+from saerepgeo_lib.permuted_codes import PermutedCodes
 from saerepgeo_lib.residuals import NoiseScaling, Residuals, draw_noise, rms
 from saerepgeo_lib.saes import random_sae
 from saerepgeo_lib.tensors import MODES, aligned_rows, difference, modal_norms, modal_spectra
@@ -91,12 +91,13 @@ class Sweep:
     def store(self, label: str, s: int, points: Sequence["_Point"]) -> None:
         """The measurements of one seed at all levels, into column `s`."""
         for i, point in enumerate(points):
-            self.active[label][i, s], self.l0[label][i, s] = len(point.features), point.l0
+            self.active[label][i, s] = len(point.features)
+            self.l0[label][i, s] = point.n_nonzero.item() / np.prod(self.tensor_shape)
             for mode, spectrum in point.spectra.items():
-                self.spectra[label, mode][i, s, : len(spectrum)] = spectrum
-                self.shift[label, mode][i, s] = point.norms[mode]
+                self.spectra[label, mode][i, s, : len(spectrum)] = spectrum.cpu().numpy()
+                self.shift[label, mode][i, s] = point.norms[mode].item()
         p, t = self.tensor_shape
-        ever = len(np.unique(np.concatenate([point.features for point in points])))
+        ever = len(torch.cat([point.features for point in points]).unique())
         ever = max(ever, self.shapes[label, 3][0])
         self.shapes |= {(label, 1): (p, t * ever), (label, 2): (t, p * ever)}
         self.shapes[label, 3] = (ever, p * t)
@@ -175,12 +176,12 @@ class _Unencoded:
 
 @dataclass(frozen=True)
 class _Point:
-    """What a sweep keeps of one representation at one level and seed."""
+    """What a sweep keeps of one representation at one level and seed, on the device."""
 
-    spectra: dict[int, Float[np.ndarray, " k"]]
-    norms: dict[int, float]
-    features: Int[np.ndarray, " active"]
-    l0: float
+    spectra: dict[int, Float[Tensor, " k"]]
+    norms: dict[int, Float[Tensor, ""]]
+    features: Int[Tensor, " active"]
+    n_nonzero: Int[Tensor, ""]
 
 
 def _run(
@@ -194,8 +195,8 @@ def _run(
 ) -> None:
     """One encoder at all levels for the seeds in `columns`; a second label is its permuted null.
 
-    A core works on one level at a time: what grows with the levels are spectra, and the orders of
-    the null, one a feature that was ever in use.
+    A core works on one level at a time, and what it finds stays on the device until the levels of
+    a draw are done: what grows with the levels are spectra.
     """
     n_slots = result.tensor_shape[1]
     scales = [level * result.sigma for level in result.levels[1:]]
@@ -203,7 +204,7 @@ def _run(
     start = _point(clean, clean, n_slots)
     for s in columns:
         codes_at = encoder.along(draw_noise(encoder.x, stream(result.seeds[s], "noise")))
-        nulls = [_Permuted(clean, stream(result.seeds[s], "permutation")) for _ in labels[1:]]
+        nulls = [PermutedCodes(clean, stream(result.seeds[s], "permutation")) for _ in labels[1:]]
         measure = partial(_measure, codes_at, clean, nulls, n_slots)
         starts = [start, *(_point(null.clean, null.clean, n_slots) for null in nulls)]
         found = zip(starts, *pool.map(measure, scales), strict=True)
@@ -216,7 +217,7 @@ def _run(
 def _measure(
     codes_at: Callable[[float], Codes],
     clean: Codes,
-    nulls: Sequence["_Permuted"],
+    nulls: Sequence[PermutedCodes],
     n_slots: int,
     scale: float,
 ) -> list[_Point]:
@@ -228,38 +229,8 @@ def _measure(
 
 
 def _point(codes: Codes, clean: Codes, n_slots: int) -> _Point:
-    norms = dict.fromkeys(MODES, 0.0)
+    norms = dict.fromkeys(MODES, torch.zeros(()))
     if codes is not clean:
         norms = modal_norms(difference(codes, clean), n_slots)
     spectra = modal_spectra(codes.values, n_slots)
-    return _Point(
-        {mode: found.cpu().numpy() for mode, found in spectra.items()}, norms,
-        codes.features.cpu().numpy(), codes.l0,
-    )  # fmt: skip
-
-
-class _Permuted:
-    """Each feature permuted over the tokens, in the same way whatever else is in use."""
-
-    def __init__(self, clean: Codes, generator: torch.Generator) -> None:
-        self._key = int(torch.randint(2**62, (), generator=generator))
-        self._orders: dict[int, Int[np.ndarray, " tokens"]] = {}
-        self._lock = Lock()
-        self.clean = self(clean)
-
-    def __call__(self, codes: Codes) -> Codes:
-        if not len(codes.features):
-            return codes
-        with self._lock:
-            orders = [self._order(f, len(codes.values)) for f in codes.features.tolist()]
-        places = torch.from_numpy(np.stack(orders)).to(codes.values.device)
-        token, column = codes.values.nonzero(as_tuple=True)
-        values = torch.zeros_like(codes.values)
-        values[places[column, token].long(), column] = codes.values[token, column]
-        return Codes(values, codes.features)
-
-    def _order(self, feature: int, n_tokens: int) -> Int[np.ndarray, " tokens"]:
-        if feature not in self._orders:
-            bits = np.random.Philox(key=np.array([self._key, feature], np.uint64))
-            self._orders[feature] = np.random.Generator(bits).permutation(n_tokens).astype(np.int32)
-        return self._orders[feature]
+    return _Point(spectra, norms, codes.features, codes.values.count_nonzero())

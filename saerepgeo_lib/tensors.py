@@ -132,7 +132,9 @@ def modal_spectra(
     return {mode: singular_values(unfold(tensor, mode)) for mode in MODES}
 
 
-def modal_norms(blocks: Sequence[Float[Tensor, "tokens _"]], n_slots: int) -> dict[int, float]:
+def modal_norms(
+    blocks: Sequence[Float[Tensor, "tokens _"]], n_slots: int
+) -> dict[int, Float[Tensor, ""]]:
     """Spectral norms of the three unfoldings, by mode; the features come in blocks.
 
     From the tokens' Gram matrix, whose blocks sum to the Gram matrices of modes 1 and 2; the
@@ -145,5 +147,4 @@ def modal_norms(blocks: Sequence[Float[Tensor, "tokens _"]], n_slots: int) -> di
         2: gram.diagonal(dim1=0, dim2=2).sum(-1),
         3: rearrange(gram, "p t q u -> (p t) (q u)"),
     }
-    top = {mode: torch.linalg.eigvalsh(g)[-1].clamp(min=0) for mode, g in grams.items()}
-    return {mode: value.sqrt().item() for mode, value in top.items()}
+    return {mode: torch.linalg.eigvalsh(g)[-1].clamp(min=0).sqrt() for mode, g in grams.items()}

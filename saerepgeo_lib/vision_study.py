@@ -25,6 +25,7 @@ from saerepgeo_lib import (
     structure_verdict,
 )
 from saerepgeo_lib.claims import Claim
+from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.dose_response import LEAST, PUSH
 from saerepgeo_lib.downstream import replaced
 from saerepgeo_lib.edits import Setting
@@ -149,11 +150,23 @@ class Training:
 
 
 def measure_training(point: Training, *, work: Path, device: str = "cpu") -> dict[str, Any]:
-    """Accuracy, fit, and all findings of the cases on one training's held-out digits."""
+    """Accuracy, fit, and all findings of the cases on one training's held-out digits.
+
+    In one thread, so that the same numbers come on any number of cores.
+    """
     folder = work / "vision" / str(point.seed)
-    subject = make(folder, vit=VitRecipe(seed=point.seed), work=work / "vision", device=device)
-    concept = held_out_concept(point.seed)
-    sparse, seed = subject.sparse, point.seed
+    with one_thread():
+        subject = make(folder, vit=VitRecipe(seed=point.seed), work=work / "vision", device=device)
+        claims = _all_findings(subject, held_out_concept(point.seed), point.seed)
+    found = cards(folder)
+    shutil.rmtree(folder)
+    fit = {label: card["fit"] for label, card in found.items() if label != "model"}
+    return {"accuracy": found["model"]["accuracy"], "fit": fit,
+            "findings": [_plain(claim) for claim in claims]}  # fmt: skip
+
+
+def _all_findings(subject: Subject, concept: Concept, seed: int) -> list[Claim]:
+    sparse = subject.sparse
     view = structure_table.view(subject, concept, n_random=1, seed=seed)
     seen = separability.see(subject, concept)
     settings = {
@@ -163,16 +176,11 @@ def measure_training(point: Training, *, work: Path, device: str = "cpu") -> dic
     options: dict[str, Any] = {"sparse": sparse, "n_groups": N_GROUPS, "seed": seed}
     parts = {concept.name: view, f"{concept.name} (entity)": entity_view(view)}
     compared = pd.concat(case2(part, concept=name, **options)[1] for name, part in parts.items())
-    claims = [
+    return [
         *case1(subject, concept, seeds=range(seed, seed + stratification.MIN_SEEDS))[2],
         *structure_verdict.judge(compared),
         *case3(settings, seen, n_bootstrap=40, **options).claims,
     ]
-    found = cards(folder)
-    shutil.rmtree(folder)
-    fit = {label: card["fit"] for label, card in found.items() if label != "model"}
-    return {"accuracy": found["model"]["accuracy"], "fit": fit,
-            "findings": [_plain(claim) for claim in claims]}  # fmt: skip
 
 
 def _plain(claim: Claim) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,8 +7,7 @@ import torch
 
 from saerepgeo_lib import stratification as case1
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.latents import Codes, encode
-from saerepgeo_lib.noise_sweep import _Permuted, sweep
+from saerepgeo_lib.noise_sweep import sweep
 from saerepgeo_lib.ranks import relative_rank
 from saerepgeo_lib.residuals import Residuals
 from saerepgeo_lib.tensors import aligned_rows
@@ -58,19 +59,6 @@ def test_zero_noise_is_the_same_for_every_seed_and_noise_is_not(swept):
         assert (swept.shift[label, 3][0] == 0).all() and (swept.shift[label, 3][1:] > 0).all()
 
 
-def test_permuting_keeps_each_feature_s_values_and_breaks_its_rows(small_sae):
-    codes = encode(small_sae, vectors().x)
-    null = _Permuted(codes, torch.Generator().manual_seed(0))
-    assert torch.equal(null.clean.values.sort(0).values, codes.values.sort(0).values)
-    assert not torch.equal(null.clean.values, codes.values)
-    few = Codes(codes.values[:, 3:5], codes.features[3:5])  # a feature's order is its own
-    assert torch.equal(null(few).values, null.clean.values[:, 3:5])
-    none = Codes(codes.values[:, :0], codes.features[:0])
-    assert null(none).values.shape == (len(codes.values), 0)
-    other = _Permuted(codes, torch.Generator().manual_seed(1))
-    assert not torch.equal(other.clean.values, null.clean.values)
-
-
 def test_measured_ranks_lie_within_weyls_bounds_and_certified_ones_are_the_clean_rank(swept):
     ranks = case1.rank_table(swept, tau=0.05).query("rule == 'relative'")
     both = ranks.merge(
@@ -99,6 +87,21 @@ def test_the_same_seed_gives_the_same_ranks(swept, small_sae):
         vectors(), {"SAE": small_sae}, sparse=["SAE"], levels=LEVELS, seeds=SEEDS, max_slots=3
     )
     assert case1.rank_table(again).equals(case1.rank_table(swept))
+
+
+@pytest.mark.parametrize("ask", ["item", "tolist", "cpu", "__float__", "__int__", "__bool__"])
+def test_no_level_waits_for_numbers_from_the_device(small_sae, monkeypatch, ask):
+    """Levels are done in threads of their own; only the main one may ask, when a draw is over."""
+    real, asked = getattr(torch.Tensor, ask), []
+
+    def watched(*args, **kwargs):
+        asked.append(threading.current_thread() is threading.main_thread())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, ask, watched)
+    sweep(vectors(), {"SAE": small_sae}, sparse=["SAE"], levels=LEVELS, seeds=[0], max_slots=3)
+    assert all(asked)
+    assert asked or ask != "item"  # what is stored is asked for
 
 
 def test_levels_and_seeds_are_checked(small_sae):
