@@ -5,8 +5,9 @@
 Compared is time x rate of the square matrix product measured just before the stage (GFLOP), never
 raw seconds. A stage is slower if its median is more than `TOLERANCE` times the stored one and not
 even its fastest round is as fast as the slowest stored one. Exits 1 if any is. Programs beside it
-slow a stage down more than the product: the guard says where there were any. Of another machine
-than the stored record's there is no verdict: not all of a stage is products.
+slow a stage down more than the product: the guard says where there were any. Of another processor
+or number of cores than the stored record's there is no verdict: not all of a stage is products.
+Other versions of Python and torch are named.
 """
 
 import argparse
@@ -23,6 +24,7 @@ TOLERANCE = 1.3
 _LONG = 1.0  # seconds from which that can be told
 STORED = Path(__file__).parent / "results" / "cpu.json"
 Key = tuple[str, str, str, str]  # shape, stage, device, precision
+HARDWARE = ("cpu", "cores", "threads", "device", "gpu")
 
 
 def read_stages(path: Path) -> dict[Key, dict[str, Any]]:
@@ -37,12 +39,22 @@ def read_stages(path: Path) -> dict[Key, dict[str, Any]]:
     return {tuple(row[name] for name in names): row for row in rows if "gflop" in row}
 
 
-def read_machine(path: Path) -> Any:
-    """The machine that a record names, None if it names none."""
+def read_machine(path: Path) -> dict[str, Any]:
+    """The machine that a record names, empty if it names none."""
     record = json.loads(path.read_text())
     if "benchmarks" not in record:
-        return record.get("machine")
-    return next((row["extra_info"].get("machine") for row in record["benchmarks"]), None)
+        return record.get("machine") or {}
+    found = (row["extra_info"].get("machine") for row in record["benchmarks"])
+    return next(found, None) or {}
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, str]:
+    """In what two machines differ, and how, by name."""
+    return {
+        name: f"{name} {there.get(name)}, here {here.get(name)}"
+        for name in sorted({*here, *there})
+        if here.get(name) != there.get(name)
+    }
 
 
 def is_slower(fresh: list[float], stored: list[float], tolerance: float = TOLERANCE) -> bool:
@@ -109,8 +121,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not any("stored" in row for row in rows):
         print(f"{args.stored} has none of these stages: no verdict.")
         return 0
-    if read_machine(args.fresh) != read_machine(args.stored):
-        print(f"{args.stored} was measured on another machine: no verdict.")
+    other = differences(read_machine(args.fresh), read_machine(args.stored))
+    if other:
+        print(f"{args.stored} was measured elsewhere ({'; '.join(other.values())}).")
+    if not other.keys().isdisjoint(HARDWARE):
+        print("No verdict on another machine.")
         return 0
     slower = [" ".join(row["key"][:2]) for row in rows if "SLOWER" in row["verdict"]]
     print(

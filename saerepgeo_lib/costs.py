@@ -14,7 +14,6 @@ _PARTS = ("machine", "limits", "stages", "scaling", "peers", "left out")
 _LEVELS = 10  # of an encode sweep, the paper's
 # float32 operations a second without tensor cores: NVIDIA's datasheets of the T4, H100 and H200
 DATASHEETS = {"Colab's T4": 8.1e12, "an H100 or H200": 67e12}
-AIMED_SHARE, AIMED_FLOORS = 0.7, 1.5  # of the encode sweep, and of Case 1
 LINEAR = 1.05  # exponents up to here count as in proportion
 LIBRARY, CAREFUL, LEAN, PLAIN = "library", "careful", "lean", "plain"
 MEASURED, COMPUTED = "measured", "computed"

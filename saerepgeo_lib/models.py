@@ -83,7 +83,8 @@ def load_model(
     `name` is "minilm" (the embedded model), a folder, or a name on the Hugging Face hub. An SAE
     must see the residual stream that it was trained on: the weights are left as they are, unless
     `processing` (an SAE's `model_from_pretrained_kwargs`) asks for folding or centring, as
-    TransformerLens does it, or for a revision. With a `random_state` the weights are those that
+    TransformerLens does it, or for a revision. (GPT-2's activation is computed by torch's fused
+    function, which is the same up to rounding.) With a `random_state` the weights are those that
     the architecture starts training with, drawn from that seed: a control. Raises UserError if the
     model cannot be had.
     """

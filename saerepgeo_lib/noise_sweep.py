@@ -196,7 +196,7 @@ def _run(
     """One encoder at all levels for the seeds in `columns`; a second label is its permuted null.
 
     A core works on one level at a time, and what it finds stays on the device until the levels of
-    a draw are done: what grows with the levels are spectra.
+    a draw are done: what grows with the levels are spectra and the numbers of features in use.
     """
     n_slots = result.tensor_shape[1]
     scales = [level * result.sigma for level in result.levels[1:]]
@@ -229,7 +229,7 @@ def _measure(
 
 
 def _point(codes: Codes, clean: Codes, n_slots: int) -> _Point:
-    norms = dict.fromkeys(MODES, torch.zeros(()))
+    norms = dict.fromkeys(MODES, codes.values.new_zeros(()))
     if codes is not clean:
         norms = modal_norms(difference(codes, clean), n_slots)
     spectra = modal_spectra(codes.values, n_slots)

@@ -8,7 +8,7 @@ from torch import Tensor
 from saerepgeo_lib.latents import Codes
 from saerepgeo_lib.residuals import batches_of
 
-_AT_ONCE = 2**19  # random numbers: they fit a CPU's cache
+_AT_ONCE = 2**18  # random numbers: 2 MiB, about a core's cache
 # of SplitMix64 (Steele, Lea and Flood 2014), as torch's 64-bit integers, which are signed
 _STEP, _FIRST, _SECOND = (
     n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -19,7 +19,7 @@ class PermutedCodes:
     """Codes with each feature permuted over the tokens.
 
     A feature's order depends on the generator and on its number only: not on what else is in use,
-    nor on the device, on which all is computed.
+    nor on the device. All of it is computed there (Apple's mps leaves the orders to the CPU).
     """
 
     def __init__(self, clean: Codes, generator: torch.Generator) -> None:
@@ -27,11 +27,12 @@ class PermutedCodes:
         self.clean = self(clean)
 
     def __call__(self, codes: Codes) -> Codes:
-        """These codes, permuted; those of all levels must be of the same tokens."""
+        """The codes permuted; they have a row a token, as many as the clean ones."""
         n = len(codes.values)
+        features = codes.features.cpu() if codes.features.device.type == "mps" else codes.features
         values = torch.zeros_like(codes.values)
-        for few in batches_of(len(codes.features), max(1, _AT_ONCE // n)):
-            order = orders(self._key, codes.features[few], n)
+        for few in batches_of(len(features), max(1, _AT_ONCE // max(1, n))):
+            order = orders(self._key, features[few], n).to(values.device)
             values[:, few].scatter_(0, order.T, codes.values[:, few])
         return Codes(values, codes.features)
 

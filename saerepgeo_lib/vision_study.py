@@ -152,7 +152,7 @@ class Training:
 def measure_training(point: Training, *, work: Path, device: str = "cpu") -> dict[str, Any]:
     """Accuracy, fit, and all findings of the cases on one training's held-out digits.
 
-    In one thread, so that the same numbers come on any number of cores.
+    Torch computes in one thread, so that on CPUs of a kind the number of cores does not matter.
     """
     folder = work / "vision" / str(point.seed)
     with one_thread():

@@ -278,9 +278,10 @@ def test_exponents_of_planted_laws_are_recovered(fixed, exponent):
     assert np.median([fit.fixed for fit in found]) == pytest.approx(fixed, abs=0.1)
 
 
-def test_a_sweep_over_more_levels_takes_no_more_memory(tiny):
+@pytest.mark.parametrize("axis", ["levels", "seeds"])
+def test_a_sweep_over_more_levels_or_seeds_takes_no_more_memory(tiny, axis):
     """What is kept of a level are spectra; the latents of 32 levels together would take 32 MiB."""
-    found = scaling.grow(tiny.shape, "sweep", "levels", model=None, repeats=1)
+    found = scaling.grow(tiny.shape, "sweep", axis, model=None, repeats=1)
     assert [point["size"] for point in found["points"]] == [2, 4, 8, 16, 32]
     peaks = [point["peak_mib"] for point in found["points"]]
     assert None in peaks or peaks[-1] < peaks[0] + 10
@@ -352,7 +353,11 @@ def test_of_another_machine_or_of_no_stored_stage_the_guard_has_no_verdict(tmp_p
     elsewhere = json.loads((tmp_path / "fresh.json").read_text()) | {"machine": {"cores": 64}}
     (tmp_path / "fresh.json").write_text(json.dumps(elsewhere))
     assert compare.main([fresh, "--stored", stored]) == 0
-    assert "another machine: no verdict" in capsys.readouterr().out
+    assert "No verdict on another machine" in capsys.readouterr().out
+    newer = json.loads((tmp_path / "fresh.json").read_text()) | {"machine": {"torch": "99"}}
+    (tmp_path / "fresh.json").write_text(json.dumps(newer))
+    assert compare.main([fresh, "--stored", stored]) == 1
+    assert "torch None, here 99" in capsys.readouterr().out
     other = a_record(tmp_path / "other.json", {"clusters": [9.0]})
     assert compare.main([other, "--stored", stored]) == 0
     assert "none of these stages" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saerepgeo_lib import costs, plots_costs
+from saerepgeo_lib import cost_aims, costs, plots_costs
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import write_json
 
@@ -138,3 +138,30 @@ def test_a_side_that_was_run_on_fewer_concepts_is_not_drawn_beside_the_others(re
     record["peers"][0]["runs"].append(run("careful", "a", 10, 1.0, 1.0))
     figure = plots_costs.plot_peers(costs.peers_table(record))
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["library", "plain"]
+
+
+@pytest.mark.parametrize("record", [{}], indirect=True)
+def test_each_aim_is_judged_by_what_was_measured(record):
+    runs = record["peers"][0]["runs"]
+    for levels in (1, 10):  # 40 times at ten levels on one concept; 2.0 at one, on two
+        runs[:] = [r for r in runs if (r["side"], r["levels"]) != ("library", levels)]
+        runs += [run("library", c, levels, 0.5, 0.25 if levels == 10 else 1.0) for c in "ab"]
+    sizes = {"from": 2, "to": 4, "stage": "sweep", "date": "", "exponent": 1.2, "high": 1.3}
+    for axis, low, last in (("levels", 1.1, 7.0), ("tokens", 1.1, 9.0), ("seeds", 0.9, 9.0)):
+        points = [{"size": n, "cpu_s": [1.0], "peak_mib": m} for n, m in ((2, 7.0), (4, last))]
+        record["scaling"].append(sizes | {"axis": axis, "low": low, "points": points})
+    found = cost_aims.aims_table(record, shape="s")
+    assert found["verdict"].tolist() == [
+        "reached", "not reached", "not measured", "not measured",  # the plain side's times
+        "reached", "not reached",  # peaks: 50 MiB, and 2,000 MiB
+        "not reached", "not reached",  # twice the floor; a quarter of the rate
+        "not reached", "reached", "not reached",  # growth with levels; memory
+    ]  # fmt: skip
+    assert found["found"].iloc[0] == "40.0" and found["on"].iloc[0] == "1 of 9 concepts"
+    assert found["found"].iloc[8] == "faster: sweep with levels"
+    assert found["found"].iloc[10] == "7 to 9 MiB from 2 to 4 seeds"
+
+
+def test_aims_of_a_record_without_their_parts_are_not_measured(record):
+    record |= {"scaling": [], "stages": [], "peers": []}
+    assert set(cost_aims.aims_table(record)["verdict"]) == {"not measured"}

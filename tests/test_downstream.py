@@ -77,6 +77,17 @@ def causal(tmp_path_factory):
     return folder
 
 
+def test_the_fused_activation_is_the_same_function_up_to_rounding(causal):
+    model = load_model(str(causal))
+    fused = next(part for name, part in model.named_modules() if name.endswith(".act"))
+    x, reference = torch.linspace(-10, 10, 5_001), NewGELUActivation()
+    torch.testing.assert_close(fused(x), reference(x), rtol=1e-5, atol=1e-6)
+    assert (torch.nn.functional.gelu(x) - reference(x)).abs().max() > 1e-4  # the other GELU
+    low = x.bfloat16()
+    error = [(f(low).float() - reference(low.float())).abs().max() for f in (fused, reference)]
+    assert error[0] <= error[1]  # in low precision it is the more exact one
+
+
 def test_a_causal_model_is_judged_by_its_next_token_loss(causal):
     model = load_model(str(causal))
     assert not any(isinstance(part, NewGELUActivation) for part in model.modules())

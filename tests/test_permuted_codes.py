@@ -6,7 +6,7 @@ import torch
 from scipy.stats import chisquare
 
 from saerepgeo_lib.latents import Codes, encode
-from saerepgeo_lib.permuted_codes import PermutedCodes, orders
+from saerepgeo_lib.permuted_codes import _STEP, PermutedCodes, _scrambled, orders
 
 WHOLE = 2**64
 
@@ -41,6 +41,18 @@ def test_many_features_are_permuted_as_each_alone(monkeypatch):
     assert torch.equal(null(codes).clean.values, whole)
 
 
+def test_no_and_one_token_have_one_order():
+    for n in (0, 1):
+        codes = Codes(torch.ones(n, 3), torch.arange(3))
+        assert torch.equal(null(codes).clean.values, codes.values)
+
+
+def test_the_numbers_are_those_of_the_published_generator():
+    found = _scrambled(1234567 + torch.arange(1, 4) * _STEP).numpy().view(np.uint64)
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert found.tolist() == published
+
+
 def test_orders_are_those_of_splitmix64():
     key, features, n = 2**61 + 12_345, [0, 7, 65_535], 50
     step = 0x9E3779B97F4A7C15
@@ -59,3 +71,10 @@ def test_every_order_is_as_likely_as_another(key):
     first, second = found[:-1, 0], found[1:, 0]  # neighbours are independent
     table = np.bincount((4 * first + second).numpy(), minlength=16)
     assert chisquare(table).pvalue > 1e-3
+
+
+@pytest.mark.gpu
+def test_orders_are_the_same_on_a_gpu():
+    features = torch.arange(0, 60_000, 7)
+    there = orders(2**61 + 5, features.cuda(), 300).cpu()
+    assert torch.equal(there, orders(2**61 + 5, features, 300))

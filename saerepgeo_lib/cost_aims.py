@@ -1,0 +1,115 @@
+"""What the costs at GPT-2's shape were to be, and what a record of the benchmarks shows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from saerepgeo_lib.costs import (
+    LIBRARY,
+    MEASURED,
+    PLAIN,
+    growth_table,
+    growth_verdicts,
+    near_the_limit,
+    peers_table,
+)
+
+SHAPE = "gpt2-small"
+REACHED, MISSED, UNKNOWN = "reached", "not reached", "not measured"
+_TEN = "10 noise levels"
+_GB_A_MIB = 2**20 / 1e9
+# case and task, how many times the library's CPU time the plain side's was to be, concepts in all
+_TIMES = ((1, _TEN, 20, 9), (1, "one noise level", 3, 9), (3, "five doses, free edits", 8, 3),
+          (3, "five doses, valid edits", 8, 3))  # fmt: skip
+_MOST_GB, _PLAIN_GB = 2, 7
+_SHARE, _FLOORS = 0.7, 1.5  # of the encode sweep, and of Case 1
+_GROWN = 1.1  # memory that grows by no more does not grow
+# they take all pairs, or a decomposition: cost in proportion is not possible
+_QUADRATIC = {
+    f"{stage} with {axis}"
+    for stage in ("spectra", "sweep", "clusters")
+    for axis in ("prompts", "tokens")
+}
+Row = dict[str, str]
+
+
+def aims_table(record: dict[str, Any], *, shape: str = SHAPE) -> pd.DataFrame:
+    """A row an aim: aim, found, on (what it was measured on), verdict."""
+    peers: list[Any] = peers_table(record).to_dict("records")
+    measured = {
+        (row["case"], row["task"], row["side"]): row
+        for row in peers
+        if (row["shape"], row["how"]) == (shape, MEASURED)
+    }
+    rows = [*_times(measured), *_peaks(measured), *_limits(record, shape)]
+    return pd.DataFrame([*rows, *_growth(record), *_memory(record)])
+
+
+def _row(aim: str, found: str, on: str, reached: bool) -> Row:
+    return {"aim": aim, "found": found, "on": on, "verdict": REACHED if reached else MISSED}
+
+
+def _unknown(aim: str) -> Row:
+    return {"aim": aim, "found": "–", "on": "–", "verdict": UNKNOWN}
+
+
+def _times(measured: dict[tuple[int, str, str], Any]) -> Iterator[Row]:
+    for case, task, least, n in _TIMES:
+        aim = (
+            f"Case {case}, {task}: CPU time of the plain side over the library's, at least {least}"
+        )
+        row = measured.get((case, task, PLAIN))
+        if row is not None and not pd.isna(row["ratio"]):
+            ratio = float(row["ratio"])
+            yield _row(aim, f"{ratio:.1f}", f"{row['concepts']} of {n} concepts", ratio >= least)
+        else:
+            yield _unknown(aim)
+
+
+def _peaks(measured: dict[tuple[int, str, str], Any]) -> Iterator[Row]:
+    for side, low, high, aim in (
+        (LIBRARY, 0.0, _MOST_GB, f"Case 1, {_TEN}: peak memory under {_MOST_GB} GB"),
+        (PLAIN, _PLAIN_GB, float("inf"), f"where the plain side needs over {_PLAIN_GB} GB"),
+    ):
+        if row := measured.get((1, _TEN, side)):
+            gb = float(row["peak MiB"]) * _GB_A_MIB
+            yield _row(aim, f"{gb:.2f} GB", f"{row['concepts']} of 9 concepts", low < gb < high)
+        else:
+            yield _unknown(aim)
+
+
+def _limits(record: dict[str, Any], shape: str) -> Iterator[Row]:
+    near: list[Any] = near_the_limit(record).to_dict("records")
+    found = next((row for row in near if row["shape"] == shape), None)
+    case = f"Case 1 without nulls over its floor, at most {_FLOORS}"
+    sweep = f"encode sweep: share of the products' rate, at least {100 * _SHARE:.0f} %"
+    if found is None:
+        yield from (_unknown(case), _unknown(sweep))
+        return
+    floors, share = float(found["Case 1 / floor"]), float(found["encode share"])
+    yield _row(case, f"{floors:.2f}", "one concept", floors <= _FLOORS)
+    yield _row(sweep, f"{100 * share:.0f} %", "one concept", share >= _SHARE)
+
+
+def _growth(record: dict[str, Any]) -> Iterator[Row]:
+    aim, table = "cost grows in proportion at most, where that is possible", growth_table(record)
+    if table.empty:
+        yield _unknown(aim)
+        return
+    faster = [name for name in growth_verdicts(table)["faster"] if name not in _QUADRATIC]
+    found = f"faster: {', '.join(faster)}" if faster else "none is seen to grow faster"
+    yield _row(aim, found, f"{len(table)} stages and axes", not faster)
+
+
+def _memory(record: dict[str, Any]) -> Iterator[Row]:
+    grown: list[Any] = growth_table(record).to_dict("records")
+    for axis in ("levels", "seeds"):
+        aim = f"memory of a sweep does not grow with {axis}"
+        row = next((row for row in grown if (row["stage"], row["axis"]) == ("sweep", axis)), None)
+        if row is None or pd.isna(row["MiB first"]):
+            yield _unknown(aim)
+            continue
+        few, many = float(row["MiB first"]), float(row["MiB last"])
+        found = f"{few:.0f} to {many:.0f} MiB from {row['from']} to {row['to']} {axis}"
+        yield _row(aim, found, "one sweep", many <= _GROWN * few)
