@@ -9,7 +9,7 @@
 # - each stage's time beside a *floor*, the time of its products (or bytes) at the machine's rates;
 # - the library beside a plain implementation that runs the model again at every noise level;
 # - which costs grow in proportion to the data, and which faster;
-# - the least that a GPU could take.
+# - the least that a laptop or a GPU could take.
 #
 # **Preset**: none. Models and SAEs have the shapes of known ones and **random weights**; prompts are the concepts' own.
 # Products cost the same whatever the weights; the number of clusters and how tokens share features do depend on them, so
@@ -219,8 +219,10 @@ display(
 #
 # ## What to expect elsewhere
 #
-# One concept's Case 1 without nulls, measured here; for GPUs only a bound, computed from the operations of the floor and the
-# vendor's rate for float32 without tensor cores (for the larger card that of the SXM module).
+# One concept's Case 1 without nulls, measured here; for others only a bound, computed from the operations of the floor and the
+# highest rate on paper: of a laptop of eight cores at 3 GHz with AVX2, and the vendor's for float32 without tensor cores (for the
+# larger card that of the SXM module). No laptop was measured: what stands
+# under *here* is the machine told at the top.
 
 # %%
 record.tables["expected"] = costs.expected_table(found)
