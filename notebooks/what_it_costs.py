@@ -81,7 +81,7 @@ display(
 # %% [markdown]
 # ## What was aimed at
 #
-# The aims were set before anything was measured, for the shape of GPT-2 small with an SAE of 32,768 latents. What stands behind each
+# The aims were set before anything was measured, for the shape of GPT-2 small with its SAE. What stands behind each
 # number is told below.
 
 # %%
