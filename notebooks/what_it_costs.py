@@ -215,7 +215,7 @@ display(
 # $n^3$, so many tokens cost them more than in proportion; more clusters with more tokens make a step of an edit dearer too, since AEDP is over pairs of clusters.
 #
 # **Memory.** A sweep keeps spectra, not latents: a core works on one level at a time. The last two columns show it for the axes
-# levels and seeds.
+# levels and seeds; they are one measurement each of what the process holds, room that the allocator keeps included.
 #
 # ## What to expect elsewhere
 #
@@ -230,8 +230,8 @@ record.tables["expected"].style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
 # A GPU takes longer than its bound: spectra come on top, many small decompositions in double precision. Within a sweep everything
-# stays on the device, the permuted null's orders too, and spectra and norms are read when a draw of noise has gone through all
-# levels; what the host waits for at each level are sizes (how many features are in use) and the solvers' own checks.
+# stays on the device, the permuted null's orders too, and no level waits until its spectra and norms have been read; what it does
+# wait for are sizes (how many features are in use) and the solvers' own checks.
 # **For the record that comes with the book no GPU was measured**;
 # `python -m benchmarks.everything --device cuda --out benchmarks/results/gpu.json` leaves the record, and this page reads it
 # with the parameter `measured`.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -88,16 +89,14 @@ class Sweep:
             self.shift[label, mode] = np.zeros(grid)
             self.shapes[label, mode] = (0, 0)
 
-    def store(self, label: str, s: int, points: Sequence["_Point"]) -> None:
-        """The measurements of one seed at all levels, into column `s`."""
-        for i, point in enumerate(points):
-            self.active[label][i, s] = len(point.features)
-            self.l0[label][i, s] = point.n_nonzero.item() / np.prod(self.tensor_shape)
-            for mode, spectrum in point.spectra.items():
-                self.spectra[label, mode][i, s, : len(spectrum)] = spectrum.cpu().numpy()
-                self.shift[label, mode][i, s] = point.norms[mode].item()
+    def store(self, label: str, i: int, s: int, point: "_Point", ever: int) -> None:
+        """The measurements at level `i` of seed `s`; `ever` features were active up to it."""
+        self.active[label][i, s] = len(point.features)
+        self.l0[label][i, s] = point.n_nonzero.item() / np.prod(self.tensor_shape)
+        for mode, spectrum in point.spectra.items():
+            self.spectra[label, mode][i, s, : len(spectrum)] = spectrum.cpu().numpy()
+            self.shift[label, mode][i, s] = point.norms[mode].item()
         p, t = self.tensor_shape
-        ever = len(torch.cat([point.features for point in points]).unique())
         ever = max(ever, self.shapes[label, 3][0])
         self.shapes |= {(label, 1): (p, t * ever), (label, 2): (t, p * ever)}
         self.shapes[label, 3] = (ever, p * t)
@@ -176,7 +175,7 @@ class _Unencoded:
 
 @dataclass(frozen=True)
 class _Point:
-    """What a sweep keeps of one representation at one level and seed, on the device."""
+    """What a sweep measures of one representation at one level and seed, still on the device."""
 
     spectra: dict[int, Float[Tensor, " k"]]
     norms: dict[int, Float[Tensor, ""]]
@@ -195,8 +194,8 @@ def _run(
 ) -> None:
     """One encoder at all levels for the seeds in `columns`; a second label is its permuted null.
 
-    A core works on one level at a time, and what it finds stays on the device until the levels of
-    a draw are done: what grows with the levels are spectra and the numbers of features in use.
+    A core works on one level at a time and waits for no number: they are read here, as levels are
+    done. What grows with the levels are the result's arrays.
     """
     n_slots = result.tensor_shape[1]
     scales = [level * result.sigma for level in result.levels[1:]]
@@ -207,9 +206,11 @@ def _run(
         nulls = [PermutedCodes(clean, stream(result.seeds[s], "permutation")) for _ in labels[1:]]
         measure = partial(_measure, codes_at, clean, nulls, n_slots)
         starts = [start, *(_point(null.clean, null.clean, n_slots) for null in nulls)]
-        found = zip(starts, *pool.map(measure, scales), strict=True)
-        for label, points in zip(labels, found, strict=True):
-            result.store(label, s, points)
+        seen = [start.features for _ in labels]
+        for i, points in enumerate(chain([starts], pool.map(measure, scales))):
+            for n, (label, point) in enumerate(zip(labels, points, strict=True)):
+                seen[n] = torch.cat([seen[n], point.features]).unique()
+                result.store(label, i, s, point, len(seen[n]))
         del codes_at, measure  # they hold a product; the next seed makes another
         bar.update()
 

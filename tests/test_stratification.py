@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_ranks(swept, small_sae):
 
 @pytest.mark.parametrize("ask", ["item", "tolist", "cpu", "__float__", "__int__", "__bool__"])
 def test_no_level_waits_for_numbers_from_the_device(small_sae, monkeypatch, ask):
-    """Levels are done in threads of their own; only the main one may ask, when a draw is over."""
+    """Levels are done in threads of their own; only the main one, which stores, may ask."""
     real, asked = getattr(torch.Tensor, ask), []
 
     def watched(*args, **kwargs):
