@@ -103,13 +103,17 @@ def _growth(record: dict[str, Any]) -> Iterator[Row]:
 
 
 def _memory(record: dict[str, Any]) -> Iterator[Row]:
-    grown: list[Any] = growth_table(record).to_dict("records")
+    """Of the most levels or seeds beside the largest of the smaller sizes."""
     for axis in ("levels", "seeds"):
         aim = f"memory of a sweep does not grow with {axis}"
-        row = next((row for row in grown if (row["stage"], row["axis"]) == ("sweep", axis)), None)
-        if row is None or pd.isna(row["MiB first"]):
+        points: list[Any] = next(
+            (row["points"] for row in record["scaling"]
+             if (row["stage"], row["axis"]) == ("sweep", axis)), [],
+        )  # fmt: skip
+        peaks = [point["peak_mib"] for point in points]
+        if not peaks or None in peaks:
             yield _unknown(aim)
             continue
-        few, many = float(row["MiB first"]), float(row["MiB last"])
-        found = f"{few:.0f} to {many:.0f} MiB from {row['from']} to {row['to']} {axis}"
-        yield _row(aim, found, "one sweep", many <= _GROWN * few)
+        sizes = f"{points[0]['size']} to {points[-1]['size']} {axis}"
+        found = f"{', '.join(f'{peak:.0f}' for peak in peaks)} MiB from {sizes}"
+        yield _row(aim, found, "one sweep a size", peaks[-1] <= _GROWN * max(peaks[:-1]))

@@ -159,7 +159,7 @@ def test_each_aim_is_judged_by_what_was_measured(record):
     ]  # fmt: skip
     assert found["found"].iloc[0] == "40.0" and found["on"].iloc[0] == "1 of 9 concepts"
     assert found["found"].iloc[8] == "faster: sweep with levels"
-    assert found["found"].iloc[10] == "7 to 9 MiB from 2 to 4 seeds"
+    assert found["found"].iloc[10] == "7, 9 MiB from 2 to 4 seeds"
 
 
 def test_aims_of_a_record_without_their_parts_are_not_measured(record):
