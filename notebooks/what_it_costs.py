@@ -82,7 +82,7 @@ display(
 # ## What was aimed at
 #
 # The aims were set before anything was measured, for the shape of GPT-2 small with its SAE. What stands behind each
-# number is told below.
+# number is told below. Of Case 1 the aim can be read in two ways, and both are judged.
 
 # %%
 record.tables["aims"] = cost_aims.aims_table(found)
