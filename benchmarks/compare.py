@@ -6,8 +6,8 @@ Compared is time x rate of the square matrix product measured just before the st
 raw seconds. A stage is slower if its median is more than `TOLERANCE` times the stored one and not
 even its fastest round is as fast as the slowest stored one. Exits 1 if any is. Programs beside it
 slow a stage down more than the product: the guard says where there were any. Of another processor
-or number of cores than the stored record's there is no verdict: not all of a stage is products.
-Other versions of Python and torch are named.
+or number of cores or threads than the stored record's there is no verdict: not all of a stage is
+products. Other versions of Python and torch are named.
 """
 
 import argparse
@@ -123,7 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     other = differences(read_machine(args.fresh), read_machine(args.stored))
     if other:
-        print(f"{args.stored} was measured elsewhere ({'; '.join(other.values())}).")
+        print(
+            f"{args.stored} was measured with other things than here: {'; '.join(other.values())}."
+        )
     if not other.keys().isdisjoint(HARDWARE):
         print("No verdict on another machine.")
         return 0

@@ -81,8 +81,8 @@ display(
 # %% [markdown]
 # ## What was aimed at
 #
-# The aims were set before anything was measured, for the shape of GPT-2 small with its SAE. What stands behind each
-# number is told below. Of Case 1 the aim can be read in two ways, and both are judged.
+# The aims were set before anything was measured, for the shape of GPT-2 small with its SAE; how they are judged was settled
+# later. Of Case 1 the aim can be read in two ways, and both are judged. What stands behind each number is told below.
 
 # %%
 record.tables["aims"] = cost_aims.aims_table(found)
@@ -148,14 +148,14 @@ display(
 # The plain side is what one writes first: run the whole model with noise added at the hook, for every level, with
 # `run_with_cache` as it is (logits and all, on the model as the library loads it); encode every token, padding too; keep the dense latents of all levels; decompose their
 # unfoldings as they are, which are those of a larger tensor than the library's. *Lean* is the same but decomposes the library's tokens only; tests show that it gives the
-# library's spectra. Much of the ratio is the repeated forward pass. *Careful*
+# library's spectra. Most of the ratio is the spectra of the larger tensor, then the repeated forward pass. *Careful*
 # saves that part: one pass up to the hook, noise added after it, and the library's tokens alone encoded and decomposed level by
 # level. What is between it and the library is what this library does otherwise.
 #
 # For Case 3 the plain side moves dense copies of all latents at every step. *Library* is the call of Case 3's page, which
 # adds intervals and distances; *searched* is the library's search alone, the plain side's counterpart.
 
-# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1, for the library and the plain sides. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain sides pay for the model at each level.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 by part, over the same concepts, one draw of noise. *: computed from one level.", "name": "peers"}}
+# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1, for the library and the plain sides. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain side pays for spectra most, then for the model at each level, and the careful side for the model once.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 by part, over the same concepts, one draw of noise. *: computed from one level.", "name": "peers"}}
 record.tables["peers"] = peers = costs.peers_table(found)
 plots_costs.plot_peers(peers) if len(peers) else Markdown(MISSING)
 
@@ -207,26 +207,27 @@ display(
 )
 
 # %% [markdown]
-# **Why spectra grow faster.** All singular values of $n$ tokens on $m \ge n$ columns take about $2 m n^2$ operations: linear in
+# **Why spectra and clusters grow faster.** All singular values of $n$ tokens on $m \ge n$ columns take about $2 m n^2$ operations: linear in
 # the columns, quadratic in the tokens, and the columns in use grow with the tokens too. What bounds it: features in use
 # at a single token are parallel columns and are merged first, without any change to the spectra; the rest is rotated into
 # $n$ columns by one QR that serves all three modes. (The growth of spectra above was measured on dense columns, which nothing
 # merges.) **Clusters** need all distances, $n^2 m$ operations, and the principal components that go before them
-# $n^3$, so many tokens cost them more than in proportion; more clusters with more tokens make a step of an edit dearer too, since AEDP is over pairs of clusters.
+# $n^3$, so many tokens cost them more than in proportion.
 #
 # **Memory.** A sweep keeps spectra, not latents: a core works on one level at a time. The last two columns show it for the axes
-# levels and seeds; they are one measurement each of what the process holds, room that the allocator keeps included.
+# levels and seeds; they are one measurement each of what the process holds, room that the allocator keeps included, and scatter
+# by tens of MiB.
 #
 # ## What to expect elsewhere
 #
 # One concept's Case 1 without nulls, measured here; for others only a bound, computed from the operations of the floor and the
-# highest rate on paper: of a laptop of eight cores at 3 GHz with AVX2, and the vendor's for float32 without tensor cores (for the
+# rate on paper: of eight cores at 3 GHz with AVX2, as in a laptop (a faster clock takes less), and the vendor's for float32 without tensor cores (for the
 # larger card that of the SXM module). No laptop was measured: what stands
 # under *here* is the machine told at the top.
 
 # %%
 record.tables["expected"] = costs.expected_table(found)
-record.tables["expected"].style.format(precision=3).hide(axis="index")
+record.tables["expected"].style.format(precision=3, na_rep="–").hide(axis="index")
 
 # %% [markdown]
 # A GPU takes longer than its bound: spectra come on top, many small decompositions in double precision. Within a sweep everything

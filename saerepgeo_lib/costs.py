@@ -12,9 +12,9 @@ from saerepgeo_lib.files import read_json
 
 _PARTS = ("machine", "limits", "stages", "scaling", "peers", "left out")
 _LEVELS = 10  # of an encode sweep, the paper's
-# float32 operations a second: of 8 cores at 3 GHz with two 8-wide multiply-adds (AVX2) a cycle; and
+# float32 operations a second: of 8 cores with two 8-wide multiply-adds (AVX2) a cycle; and
 # without tensor cores, by NVIDIA's datasheets, of the T4, the H100 and the H200
-RATES = {"a laptop's 8 cores": 0.768e12, "Colab's T4": 8.1e12, "an H100 or H200": 67e12}
+RATES = {"8 cores at 3 GHz": 0.768e12, "Colab's T4": 8.1e12, "an H100 or H200": 67e12}
 LINEAR = 1.05  # exponents up to here count as in proportion
 LIBRARY, CAREFUL, LEAN, PLAIN = "library", "careful", "lean", "plain"
 MEASURED, COMPUTED = "measured", "computed"

@@ -14,7 +14,7 @@ from saerepgeo_lib.points import twins
 from saerepgeo_lib.residuals import batches_of, float64
 
 MEMORY_BUDGET = 2**28  # bytes that one batch of dense latents may take
-_ON_CPU = 2**24  # less is faster there: what was just written is still in the caches
+_ON_CPU = 2**24  # in `encode`; less is faster there: what was just written is still in the caches
 
 
 @dataclass(frozen=True)

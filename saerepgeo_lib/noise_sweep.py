@@ -194,8 +194,8 @@ def _run(
 ) -> None:
     """One encoder at all levels for the seeds in `columns`; a second label is its permuted null.
 
-    A core works on one level at a time and waits for no number: they are read here, as levels are
-    done. What grows with the levels are the result's arrays.
+    A core works on one level at a time and waits for no result to be read: that is done here, as
+    levels are done. What grows with the levels are the result's arrays.
     """
     n_slots = result.tensor_shape[1]
     scales = [level * result.sigma for level in result.levels[1:]]
@@ -206,7 +206,7 @@ def _run(
         nulls = [PermutedCodes(clean, stream(result.seeds[s], "permutation")) for _ in labels[1:]]
         measure = partial(_measure, codes_at, clean, nulls, n_slots)
         starts = [start, *(_point(null.clean, null.clean, n_slots) for null in nulls)]
-        seen = [start.features for _ in labels]
+        seen = [point.features for point in starts]
         for i, points in enumerate(chain([starts], pool.map(measure, scales))):
             for n, (label, point) in enumerate(zip(labels, points, strict=True)):
                 seen[n] = torch.cat([seen[n], point.features]).unique()

@@ -4,7 +4,6 @@ What the encoder's weights multiply is affine in the input, up to one factor a t
 normalises it. So two matrix products, of `x` and of the noise, serve all scales.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -78,11 +77,10 @@ class NoisyCodes:
     ) -> Codes:
         noisy = self.x if noise is None else torch.add(self.x, noise, alpha=scale)
         if not self._affine:
-            budget = MEMORY_BUDGET // (os.cpu_count() or 1)  # a thread a core does this at once
             if self._normalisation not in _NORMALISED:
-                return encode(self._sae, noisy, memory_budget=budget)
+                return encode(self._sae, noisy)
             with self._lock:  # such an SAE keeps what it divided by
-                return encode(self._sae, noisy, memory_budget=budget)
+                return encode(self._sae, noisy)
         budget = IN_CACHE if noisy.device.type == "cpu" else MEMORY_BUDGET
         parts = batches_of(len(noisy), max(1, budget // (self._product[0].nbytes)))
         found = []

@@ -69,6 +69,15 @@ def one_thread():
         yield
 
 
+@pytest.fixture
+def two_threads():
+    """As on a machine of two cores, whatever the tests beside this one leave."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @contextmanager
 def _interrupt_at(n_batches):
     real, taken = training.ShuffledBatches.__next__, []

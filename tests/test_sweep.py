@@ -223,6 +223,7 @@ def test_ctrl_c_keeps_what_is_finished(folder):
 
 @slow
 def test_a_dask_cluster_that_runs_already(folder, monkeypatch, capfd):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     out, grid = folder / "o", write_grid(folder, n=[0, 1, 2])
     with local_client(2) as client:
         assert run(grid, out, "--scheduler", client.scheduler.address) == 0
