@@ -43,6 +43,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
+from scipy import stats
 
 from saerepgeo_lib import (
     calibration,
@@ -266,7 +267,8 @@ plots_calibration.plot_bias(
 simplex = both_ambients.query("estimator == 'AEDP' and kind == 'simplex'")
 simplex = simplex.assign(predicted=np.sqrt(1 + 2 * simplex["radius"] ** 2 / simplex["n each"]))
 error = simplex["spread"] / np.sqrt(simplex["replicates"])  # the truth is 1
-assert ((simplex["mean"] - simplex["predicted"]).abs() <= 5 * error + 0.02).all()
+error *= stats.t.isf(1e-5, simplex["replicates"] - 1)  # few replicates tell their spread badly
+assert ((simplex["mean"] - simplex["predicted"]).abs() <= error + 0.02).all()
 simplex[["n each", "radius", "ambient", "mean", "predicted"]].style.hide(axis="index").format(
     {"radius": "{:g}", "mean": "{:.3f}", "predicted": "{:.3f}"}
 )
