@@ -123,9 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     other = differences(read_machine(args.fresh), read_machine(args.stored))
     if other:
-        print(
-            f"{args.stored} was measured with other things than here: {'; '.join(other.values())}."
-        )
+        print(f"{args.stored} was measured with: {'; '.join(other.values())}.")
     if not other.keys().isdisjoint(HARDWARE):
         print("No verdict on another machine.")
         return 0

@@ -82,7 +82,8 @@ display(
 # ## What was aimed at
 #
 # The aims were set before anything was measured, for the shape of GPT-2 small with its SAE; how they are judged was settled
-# later. Of Case 1 the aim can be read in two ways, and both are judged. What stands behind each number is told below.
+# later. Of Case 1 the aim can be read in two ways, and both are judged. Growth and memory were measured on synthetic tokens
+# at the smaller width of MiniLM. What stands behind each number is told below.
 
 # %%
 record.tables["aims"] = cost_aims.aims_table(found)
@@ -149,7 +150,7 @@ display(
 # `run_with_cache` as it is (logits and all, on the model as the library loads it); encode every token, padding too; keep the dense latents of all levels; decompose their
 # unfoldings as they are, which are those of a larger tensor than the library's. *Lean* is the same but decomposes the library's tokens only; tests show that it gives the
 # library's spectra. Most of the ratio is the spectra of the larger tensor, then the repeated forward pass. *Careful*
-# saves that part: one pass up to the hook, noise added after it, and the library's tokens alone encoded and decomposed level by
+# saves both: one pass up to the hook, noise added after it, and the library's tokens alone encoded and decomposed level by
 # level. What is between it and the library is what this library does otherwise.
 #
 # For Case 3 the plain side moves dense copies of all latents at every step. *Library* is the call of Case 3's page, which

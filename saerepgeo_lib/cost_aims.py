@@ -1,4 +1,7 @@
-"""What the costs at GPT-2's shape were to be, and what a record of the benchmarks shows."""
+"""What the costs at GPT-2's shape were to be, and what a record of the benchmarks shows.
+
+Growth and memory are those of the record's scaling, whatever its shape.
+"""
 
 from collections.abc import Iterator
 from typing import Any
