@@ -130,9 +130,10 @@ display(
     Markdown(
         "\n".join(
             f"- {row['shape']}: the encode sweep reaches {100 * row['encode share']:.0f} % of the best rate of a product of its "
-            f"shape ({100 * row['square share']:.0f} % of the square product's) with the two products it takes, "
-            f"{100 * row['paired share']:.0f} % of the rate of one timed just before it (median of {row['pairs']} pairs); with "
-            f"the ten that these stand for, {row['encode effective']:.1f} times the best rate. Case 1 without nulls takes "
+            f"shape ({100 * row['square share']:.0f} % of the square product's) with the two products it takes"
+            + f", {100 * row['paired share']:.0f} % of the rate of one timed just before it (median of {row['pairs']} pairs)"
+            * (row["pairs"] > 0)
+            + f"; with the ten that these stand for, {row['encode effective']:.1f} times the best rate. Case 1 without nulls takes "
             f"{row['Case 1 / floor']:.1f} times its floor, and {row['Case 1 / own pass']:.2f} times the library's own forward "
             "pass, as measured, and the two products."
             for row in near.to_dict("records")

@@ -76,7 +76,7 @@ def stage_table(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
-    """A row a shape with whole cases: how near its encode sweep and Case 1 are to the machine.
+    """A row a shape with the stages it takes: how near encode sweep and Case 1 are to the machine.
 
     "encode share" counts the sweep's two products over its time, at the rate of a product of the
     encoder's shape; "square share" at that of the square product; "encode effective" counts the ten
@@ -94,11 +94,10 @@ def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
     rows = []
     for shape, part in stage_table(record).groupby("shape", sort=False):
         stages = part.set_index("stage")
-        if "Case 1, no nulls" not in stages.index:
+        needed = ["encode sweep", "residuals", "Case 1, no nulls"]
+        if not set(needed) <= set(stages.index):
             continue
-        sweep, model, case = (
-            stages.loc[s] for s in ("encode sweep", "residuals", "Case 1, no nulls")
-        )
+        sweep, model, case = (stages.loc[name] for name in needed)
         rows.append({
             "shape": shape, "encode share": sweep["share"],
             "square share": sweep["share"] * rates[shape]["encode"] / rates[shape]["square"],

@@ -107,6 +107,8 @@ def load_model(
             f"cannot load the model {name!r}: {reason} ({_advice(name, error)})"
         ) from error
     _fuse_activations(model)
+    if name == "minilm":
+        model.cfg.model_name = MINILM  # a record tells what model it is, not where it lay
     model.eval()
     return model
 

@@ -71,6 +71,8 @@ def test_how_near_the_limit_is_computed_from_the_stages(record):
     (row,) = costs.near_the_limit(record).to_dict("records")
     assert row["paired share"] == 0.7 and row["pairs"] == 3
     assert costs.dates(record) == ["2001-02-03", "2001-02-04"]
+    record["stages"] = [one for one in record["stages"] if one["stage"] != "encode sweep"]
+    assert costs.near_the_limit(record).empty
 
 
 def test_plain_sides_without_all_concepts_are_computed_from_one_level(record):

@@ -12,6 +12,7 @@ from saerepgeo_lib.claims import paper_claims
 from saerepgeo_lib.compare import read_claims, shipped_claims
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.ledger import found_in_words, ledger
+from saerepgeo_lib.models import MINILM
 from saerepgeo_lib.pages import Page, read_page, rerun_command
 
 ROOT = Path(__file__).parent.parent
@@ -182,3 +183,4 @@ def test_the_books_claims_are_shown_where_they_say():
 def test_the_shipped_sweep_is_of_known_claims():
     table = read_claims(shipped_claims())
     assert set(table["id"]) <= set(paper_claims())
+    assert set(table["model"]) == {MINILM}

@@ -210,6 +210,7 @@ def test_ones_own_objects_go_straight_in(minilm, days):
     sae = SAE.load_from_disk(saes.shipped_saes()["minilm-l4-topk"])
     subject = Subject(minilm, {"mine": sae})
     assert subject.sparse == ["mine"] and subject.hook == "blocks.4.hook_out"
+    assert subject.describe()["model"] == "sentence-transformers/all-MiniLM-L6-v2"  # no path
     assert subject.residuals(subject.tokens(days)).x.shape[1] == 384
     with pytest.raises(UserError, match="give Subject a `load`"):
         subject.random_model(0)
