@@ -73,7 +73,7 @@ display(
     Markdown(
         f"Measured on {', '.join(costs.dates(found))} (each part in a call of its own) with {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, torch {machine['torch']}.\n\nNot in this record: "
-        + "; ".join(f"{part['what']} ({part['why']})" for part in found["left out"])
+        + ("; ".join(f"{part['what']} ({part['why']})" for part in found["left out"]) or "nothing")
         + "."
     )
 )
@@ -126,23 +126,27 @@ stages.style.format(precision=2, na_rep="–", subset=["seconds", "CPU s", "floo
 # %% tags=["hide-input"]
 near = costs.near_the_limit(found)
 record.tables["near the limit"] = near
-display(
-    Markdown(
-        "\n".join(
-            f"- {row['shape']}: the encode sweep reaches {100 * row['encode share']:.0f} % of the best rate of a product of its "
-            f"shape ({100 * row['square share']:.0f} % of the square product's) with the two products it takes"
-            + f", {100 * row['paired share']:.0f} % of the rate of one timed just before it (median of {row['pairs']} pairs)"
-            * (row["pairs"] > 0)
-            + f"; with the ten that these stand for, {row['encode effective']:.1f} times the best rate. Case 1 without nulls takes "
-            f"{row['Case 1 / floor']:.1f} times its floor, and {row['Case 1 / own pass']:.2f} times the library's own forward "
-            "pass, as measured, and the two products."
-            for row in near.to_dict("records")
-        )
+
+
+def near_in_words(row: dict) -> str:
+    beside = (
+        f", {100 * row['paired share']:.0f} % of the rate of one timed just before it (median of {row['pairs']} pairs)"
+        if row["pairs"]
+        else ""
     )
-)
+    return (
+        f"- {row['shape']}: the encode sweep reaches {100 * row['encode share']:.0f} % of the best rate of a product of its "
+        f"shape ({100 * row['square share']:.0f} % of the square product's) with the two products it takes{beside}; with "
+        f"the ten that these stand for, {row['encode effective']:.1f} times the best rate. Case 1 without nulls takes "
+        f"{row['Case 1 / floor']:.1f} times its floor, and {row['Case 1 / own pass']:.2f} times the library's own forward "
+        "pass, as measured, and the two products."
+    )
+
+
+display(Markdown("\n".join(map(near_in_words, near.to_dict("records"))) or MISSING))
 
 # %% [markdown]
-# Where the last number is about one, what lies between Case 1 and its floor is the forward pass itself (a pass varies from
+# Where the last number told is about one, what lies between Case 1 and its floor is the forward pass itself (a pass varies from
 # call to call, so it may fall below one too); where it is well above, there is other work too.
 #
 # ## Beside the plain way

@@ -85,7 +85,7 @@ def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
     without nulls over its floor; "Case 1 / own pass" over the library's own forward pass, as
     measured, and the two products.
     """
-    rates = {limits["shape"]: limits for limits in record["limits"]}
+    rates = _rates(record)
     pairs = {
         found["shape"]: found.get("beside_product", [])
         for found in record["stages"]
@@ -108,6 +108,15 @@ def near_the_limit(record: dict[str, Any]) -> pd.DataFrame:
             "Case 1 / own pass": case["seconds"] / (model["seconds"] + sweep["floor"]),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _rates(record: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    """The float32 rates measured beside each shape (on a GPU those of TF32 follow)."""
+    return {
+        found["shape"]: found
+        for found in record["limits"]
+        if found.get("precision", "float32") == "float32"
+    }
 
 
 def growth_table(record: dict[str, Any]) -> pd.DataFrame:
@@ -215,11 +224,7 @@ def expected_table(record: dict[str, Any]) -> pd.DataFrame:
     The latter are the operations of its floor over the highest rate on paper: spectra, transfers
     and all that is no product come on top, so it is a bound and no forecast.
     """
-    rates = {
-        found["shape"]: found
-        for found in record["limits"]
-        if found.get("precision", "float32") == "float32"
-    }
+    rates = _rates(record)
     rows = []
     for shape, part in stage_table(record).groupby("shape", sort=False):
         floors = part.set_index("stage")["floor"]

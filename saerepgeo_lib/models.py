@@ -80,7 +80,8 @@ def load_model(
 ) -> TransformerBridge:
     """Load a model for reading its residual stream.
 
-    `name` is "minilm" (the embedded model), a folder, or a name on the Hugging Face hub. An SAE
+    `name` is "minilm" (the embedded model, also by its name on the hub unless another revision is
+    asked for), a folder, or a name on the Hugging Face hub. An SAE
     must see the residual stream that it was trained on: the weights are left as they are, unless
     `processing` (an SAE's `model_from_pretrained_kwargs`) asks for folding or centring, as
     TransformerLens does it, or for a revision. (GPT-2's activation is computed by torch's fused
@@ -88,9 +89,10 @@ def load_model(
     the architecture starts training with, drawn from that seed: a control. Raises UserError if the
     model cannot be had.
     """
-    source = str(resolve_minilm()) if name == "minilm" else name
     number = getattr(torch, choose("dtype", dtype, DTYPES))
     boot, fold = _processing(processing or {})
+    embedded = name in ("minilm", MINILM) and not boot.get("revision")
+    source = str(resolve_minilm()) if embedded else name
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
@@ -107,7 +109,7 @@ def load_model(
             f"cannot load the model {name!r}: {reason} ({_advice(name, error)})"
         ) from error
     _fuse_activations(model)
-    if name == "minilm":
+    if embedded:
         model.cfg.model_name = MINILM  # a record tells what model it is, not where it lay
     model.eval()
     return model

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import factorial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.points import NotEstimable
 
 _EXACT_UP_TO = 14  # 2^14 sign patterns are enumerated; beyond that they are drawn
+_TIE = 1e-6  # of a correlation, or of a variable's range: what differs by less is equal but rounded
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def correlation(
 
     p permutes the pairing (all n! orders if they are fewer than `n_resamples`), which is valid if
     the pairs are exchangeable: not for the steps of one trajectory. The interval resamples pairs.
-    Raises UserError for fewer than 4 pairs, NaN, or a constant variable.
+    Correlations that differ by 1e-6 count as tied, and resamples in which a variable varies by less
+    than that of its range are left out: both would hang on rounding. Raises UserError for fewer
+    than 4 pairs, NaN, or a constant variable.
     """
     choose("correlation", method, ("pearson", "spearman"))
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
@@ -102,6 +106,7 @@ def correlation(
         raise UserError("a variable that does not vary correlates with nothing")
     if method == "spearman":
         x, y = stats.rankdata(x), stats.rankdata(y)
+    x, y = ((v - v.mean()) / np.ptp(v) for v in (x, y))
     rng = np.random.default_rng(random_state)
     permuted = stats.permutation_test(
         (x,), lambda a, axis: _pearson(a, y, axis), permutation_type="pairings",
@@ -109,8 +114,11 @@ def correlation(
     )  # fmt: skip
     rows = rng.integers(len(x), size=(n_resamples, len(x)))
     low, high = np.nanquantile(_pearson(x[rows], y[rows], -1), (0.025, 0.975))
-    p = min(1.0, float(permuted.pvalue))
-    return Estimate(float(permuted.statistic), float(low), float(high), p, len(x))
+    value, null = float(permuted.statistic), permuted.null_distribution
+    if factorial(len(x)) > n_resamples:  # drawn, and not all
+        null = np.append(null, value)
+    tails = np.mean(null >= value - _TIE), np.mean(null <= value + _TIE)
+    return Estimate(value, float(low), float(high), min(1.0, 2 * float(min(tails))), len(x))
 
 
 def correlation_within(
@@ -123,8 +131,9 @@ def correlation_within(
     """Correlation of (x, y) pooled within groups: both centred in each group, or ranked there.
 
     One group: `correlation`. Several: the p-value permutes y within the groups, and the interval
-    resamples pairs within them; so differences between groups count for nothing. Refuses if a
-    variable varies in no group (to 1e-9 of its size). Raises UserError as `correlation`.
+    resamples pairs within them; so differences between groups count for nothing. Ties as there.
+    Refuses if a variable varies in no group (to 1e-9 of its size). Raises UserError as
+    `correlation`.
     """
     choose("correlation", method, ("pearson", "spearman"))
     pairs = [(np.asarray(x, dtype=float), np.asarray(y, dtype=float)) for x, y in groups]
@@ -140,7 +149,8 @@ def correlation_within(
             raise UserError("every group needs two finite vectors of one length >= 4")
     if method == "spearman":
         pairs = [(stats.rankdata(x), stats.rankdata(y)) for x, y in pairs]
-    pairs = [(x - x.mean(), y - y.mean()) for x, y in pairs]
+    x_range, y_range = (max(map(np.ptp, values)) for values in zip(*pairs, strict=True))
+    pairs = [((x - x.mean()) / x_range, (y - y.mean()) / y_range) for x, y in pairs]
     rng = np.random.default_rng(random_state)
 
     def pooled(draw: Any) -> Any:
@@ -159,14 +169,17 @@ def correlation_within(
     value = float(pooled(lambda x, y: (x, y)))
     null = np.append(np.abs(pooled(permute)), abs(value))
     low, high = np.nanquantile(pooled(resample), (0.025, 0.975))
-    p = float(np.mean(null >= abs(value) * (1 - 1e-12)))
+    p = float(np.mean(null >= abs(value) - _TIE))
     return Estimate(value, float(low), float(high), p, sum(len(x) for x, _ in pairs))
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, axis: int) -> Any:
+    """Correlations of variables with a range of 1; NaN where a resample holds one value only."""
     a, b = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
-    with np.errstate(invalid="ignore"):  # a resample may hold one value only
-        return (a * b).sum(axis) / np.sqrt((a * a).sum(axis) * (b * b).sum(axis))
+    aa, bb = (a * a).mean(axis), (b * b).mean(axis)
+    with np.errstate(invalid="ignore"):
+        r = (a * b).mean(axis) / np.sqrt(aa * bb)
+    return np.where(np.minimum(aa, bb) > _TIE**2, r, np.nan)
 
 
 def auc(positive: Float[np.ndarray, " n"], negative: Float[np.ndarray, " m"]) -> Estimate:

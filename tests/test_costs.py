@@ -68,11 +68,20 @@ def test_how_near_the_limit_is_computed_from_the_stages(record):
     for one in record["stages"]:
         if one["stage"] == "encode sweep":
             one["beside_product"] = [0.5, 0.9, 0.7]
+    faster = {"precision": "tf32", "encode": 16e9, "square": 8e9}
+    record["limits"].append(record["limits"][0] | faster)
     (row,) = costs.near_the_limit(record).to_dict("records")
     assert row["paired share"] == 0.7 and row["pairs"] == 3
+    assert row["square share"] == 0.25 * 2 / 4
     assert costs.dates(record) == ["2001-02-03", "2001-02-04"]
-    record["stages"] = [one for one in record["stages"] if one["stage"] != "encode sweep"]
+
+
+@pytest.mark.parametrize("lacking", ["residuals", "encode sweep", "Case 1, no nulls"])
+def test_a_record_that_lacks_a_stage_is_read(record, lacking):
+    record["stages"] = [one for one in record["stages"] if one["stage"] != lacking]
     assert costs.near_the_limit(record).empty
+    assert len(costs.stage_table(record)) == 2
+    assert (cost_aims.aims_table(record)["verdict"] == "not measured").sum() >= 3
 
 
 def test_plain_sides_without_all_concepts_are_computed_from_one_level(record):

@@ -5,7 +5,13 @@ import pytest
 from scipy import stats
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.statistics import auc, correlation, mean_estimate, stratified_auc
+from saerepgeo_lib.statistics import (
+    auc,
+    correlation,
+    correlation_within,
+    mean_estimate,
+    stratified_auc,
+)
 
 
 def test_interval_and_exact_p_by_hand():
@@ -60,6 +66,27 @@ def test_correlation_limits_and_invariance():
     assert correlation(np.exp(X), Y, method="spearman").value == pytest.approx(
         correlation(X, Y, method="spearman").value
     )
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_correlations_do_not_hang_on_how_ties_are_rounded(n_groups):
+    """Errors that are least from the second dose on, doses that are reached to seven digits.
+
+    Of one group the 5 places of the largest error are alike; as far from 0 as the first is the last
+    (scipy doubles the one); of two groups 2 of the 25 pairs of places are.
+    """
+    doses, errors = np.array([0.5, 0.8, 1.0, 1.2, 1.5]), np.array([0.9, 0.3, 0.3, 0.3, 0.3])
+    exact = correlation_within([(doses, errors)] * n_groups)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        groups = [
+            (doses + 1e-7 * rng.normal(size=5), errors + 1e-9 * rng.normal(size=5))
+            for _ in range(n_groups)
+        ]
+        found = correlation_within(groups)
+        assert found.p == exact.p
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-5)
+    assert exact.p == pytest.approx({1: 2 / 5, 2: 2 / 25}[n_groups], abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -210,12 +210,25 @@ def test_ones_own_objects_go_straight_in(minilm, days):
     sae = SAE.load_from_disk(saes.shipped_saes()["minilm-l4-topk"])
     subject = Subject(minilm, {"mine": sae})
     assert subject.sparse == ["mine"] and subject.hook == "blocks.4.hook_out"
-    assert subject.describe()["model"] == "sentence-transformers/all-MiniLM-L6-v2"  # no path
+    assert subject.describe()["model"] == models.MINILM  # not the folder it was found in
     assert subject.residuals(subject.tokens(days)).x.shape[1] == 384
     with pytest.raises(UserError, match="give Subject a `load`"):
         subject.random_model(0)
     with pytest.raises(UserError, match="at least one autoencoder"):
         Subject(minilm, {})
+
+
+def test_an_sae_of_ones_own_on_minilm_finds_the_embedded_model(days, monkeypatch):
+    """Its metadata has the name on the hub; another revision has to come from there."""
+    folder = saes.shipped_saes()["minilm-l4-topk"]
+    subject = load_subject(str(folder), device="cpu")
+    assert subject.describe()["model"] == models.MINILM
+    expected = load_subject("minilm", device="cpu")
+    found, known = (s.residuals(s.tokens(days)).x for s in (subject, expected))
+    torch.testing.assert_close(found, known, rtol=0, atol=0)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="no network and nothing cached"):
+        models.load_model(models.MINILM, processing={"revision": "another"})
 
 
 @pytest.mark.parametrize(
