@@ -91,7 +91,7 @@ def load_model(
     """
     number = getattr(torch, choose("dtype", dtype, DTYPES))
     boot, fold = _processing(processing or {})
-    embedded = name in ("minilm", MINILM) and not boot.get("revision")
+    embedded = name == "minilm" or (name == MINILM and not boot.get("revision"))
     source = str(resolve_minilm()) if embedded else name
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

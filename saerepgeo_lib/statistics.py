@@ -16,7 +16,8 @@ from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.points import NotEstimable
 
 _EXACT_UP_TO = 14  # 2^14 sign patterns are enumerated; beyond that they are drawn
-_TIE = 1e-6  # of a correlation, or of a variable's range: what differs by less is equal but rounded
+_TIE = 1e-6  # of a variable's range, or of a correlation: what differs by less is equal but rounded
+_ROUNDING = float(np.finfo(np.float32).eps)  # of a value: most come from float32
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,11 @@ def correlation(
 ) -> Estimate:
     """Correlation with a percentile bootstrap interval and a two-sided permutation p-value.
 
-    p permutes the pairing (all n! orders if they are fewer than `n_resamples`), which is valid if
-    the pairs are exchangeable: not for the steps of one trajectory. The interval resamples pairs.
-    Correlations that differ by 1e-6 count as tied, and resamples in which a variable varies by less
-    than that of its range are left out: both would hang on rounding. Raises UserError for fewer
-    than 4 pairs, NaN, or a constant variable.
+    p permutes the pairing (all n! orders if they are no more than `n_resamples`), which is valid if
+    the pairs are exchangeable: not for the steps of one trajectory. The interval resamples pairs;
+    resamples in which a variable does not vary are left out. Nothing hangs on rounding: values that
+    differ by 1e-6 of the range, or by float32's precision, count as tied, and so do correlations
+    that differ by 1e-6. Raises UserError for fewer than 4 pairs, NaN, or a constant variable.
     """
     choose("correlation", method, ("pearson", "spearman"))
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
@@ -102,6 +103,7 @@ def correlation(
         raise UserError(f"need two vectors of one length >= 4, got shapes {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise UserError("a correlation of NaN or infinite values is undefined; leave them out")
+    (x,), (y,) = _tied([x]), _tied([y])
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise UserError("a variable that does not vary correlates with nothing")
     if method == "spearman":
@@ -131,26 +133,29 @@ def correlation_within(
     """Correlation of (x, y) pooled within groups: both centred in each group, or ranked there.
 
     One group: `correlation`. Several: the p-value permutes y within the groups, and the interval
-    resamples pairs within them; so differences between groups count for nothing. Ties as there.
-    Refuses if a variable varies in no group (to 1e-9 of its size). Raises UserError as
-    `correlation`.
+    resamples pairs within them; so differences between groups count for nothing. Ties as there, the
+    range being the largest of any group. Refuses if a variable varies in no group. Raises UserError
+    as `correlation`, for every group.
     """
     choose("correlation", method, ("pearson", "spearman"))
     pairs = [(np.asarray(x, dtype=float), np.asarray(y, dtype=float)) for x, y in groups]
-    for name, values in zip("xy", zip(*pairs, strict=True), strict=True):
-        if all(np.ptp(v) <= 1e-9 * max(1.0, np.abs(v).max()) for v in values):
+    for x, y in pairs:
+        if x.shape != y.shape or len(x) < 4 or not np.isfinite([x, y]).all():
+            raise UserError("every group needs two finite vectors of one length >= 4")
+    xs, ys = (_tied(values) for values in zip(*pairs, strict=True))
+    for name, values in (("x", xs), ("y", ys)):
+        if all(np.ptp(v) == 0 for v in values):
             return NotEstimable(f"{name} does not vary")
     if len(pairs) == 1:
         return correlation(
             *pairs[0], method=method, n_resamples=n_resamples, random_state=random_state
         )
-    for x, y in pairs:
-        if x.shape != y.shape or len(x) < 4 or not np.isfinite([x, y]).all():
-            raise UserError("every group needs two finite vectors of one length >= 4")
     if method == "spearman":
-        pairs = [(stats.rankdata(x), stats.rankdata(y)) for x, y in pairs]
-    x_range, y_range = (max(map(np.ptp, values)) for values in zip(*pairs, strict=True))
-    pairs = [((x - x.mean()) / x_range, (y - y.mean()) / y_range) for x, y in pairs]
+        xs, ys = ([stats.rankdata(v) for v in values] for values in (xs, ys))
+    x_range, y_range = (max(map(np.ptp, values)) for values in (xs, ys))
+    pairs = [
+        ((x - x.mean()) / x_range, (y - y.mean()) / y_range) for x, y in zip(xs, ys, strict=True)
+    ]
     rng = np.random.default_rng(random_state)
 
     def pooled(draw: Any) -> Any:
@@ -171,6 +176,19 @@ def correlation_within(
     low, high = np.nanquantile(pooled(resample), (0.025, 0.975))
     p = float(np.mean(null >= abs(value) - _TIE))
     return Estimate(value, float(low), float(high), p, sum(len(x) for x, _ in pairs))
+
+
+def _tied(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Values of each group that differ by rounding only, set to the least of them."""
+    width = max(_TIE * max(map(np.ptp, groups)), _ROUNDING * max(np.abs(v).max() for v in groups))
+    out = []
+    for v in groups:
+        order = v.argsort()
+        rises = np.diff(v[order], prepend=-np.inf) > width
+        equal = np.empty_like(v)
+        equal[order] = v[order][rises][rises.cumsum() - 1]
+        out.append(equal)
+    return out
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, axis: int) -> Any:

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.points import NotEstimable
 from saerepgeo_lib.statistics import (
     auc,
     correlation,
@@ -68,25 +69,44 @@ def test_correlation_limits_and_invariance():
     )
 
 
-@pytest.mark.parametrize("n_groups", [1, 2])
-def test_correlations_do_not_hang_on_how_ties_are_rounded(n_groups):
-    """Errors that are least from the second dose on, doses that are reached to seven digits.
+@pytest.mark.parametrize("method", ["pearson", "spearman"])
+@pytest.mark.parametrize(("n_groups", "p"), [(1, 2 / 5), (2, 2 / 25)])
+@pytest.mark.parametrize("size", [0.6, 0.01])
+def test_correlations_do_not_hang_on_how_ties_are_rounded(n_groups, p, size, method):
+    """Errors that are least from the second dose on, as float32 gives them.
 
     Of one group the 5 places of the largest error are alike; as far from 0 as the first is the last
     (scipy doubles the one); of two groups 2 of the 25 pairs of places are.
     """
-    doses, errors = np.array([0.5, 0.8, 1.0, 1.2, 1.5]), np.array([0.9, 0.3, 0.3, 0.3, 0.3])
-    exact = correlation_within([(doses, errors)] * n_groups)
+    doses, errors = np.array([0.5, 0.8, 1.0, 1.2, 1.5]), 0.3 + size * (np.arange(5) == 0)
+    exact = correlation_within([(doses, errors)] * n_groups, method=method)
     rng = np.random.default_rng(0)
     for _ in range(5):
         groups = [
-            (doses + 1e-7 * rng.normal(size=5), errors + 1e-9 * rng.normal(size=5))
+            tuple(v * (1 + 5e-8 * rng.uniform(-1, 1, size=5)) for v in (doses, errors))
             for _ in range(n_groups)
         ]
-        found = correlation_within(groups)
+        found = correlation_within(groups, method=method)
         assert found.p == exact.p
-        assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-5)
-    assert exact.p == pytest.approx({1: 2 / 5, 2: 2 / 25}[n_groups], abs=0.01)
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (exact.value, exact.low, exact.high), abs=1e-4
+        )
+    assert exact.p == pytest.approx(p, abs=0.01)
+
+
+def test_what_varies_by_rounding_does_not_vary():
+    flat = 0.3 + 3e-8 * np.arange(5)
+    with pytest.raises(UserError, match="does not vary"):
+        correlation(X, flat)
+    assert isinstance(correlation_within([(X, flat), (Y, flat)]), NotEstimable)
+    for method in ("pearson", "spearman"):
+        exact, rounded = (
+            correlation_within([(X, Y), (X, third)], method=method)
+            for third in (np.full(5, 0.3), flat)
+        )
+        assert rounded == exact
+    with pytest.raises(UserError, match="finite"):
+        correlation_within([(X, Y), (X, np.array([1, 1, 1, 1, np.inf]))])
 
 
 @pytest.mark.parametrize(
