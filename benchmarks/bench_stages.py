@@ -13,7 +13,7 @@ import pytest
 from benchmarks.limits import measure_limits, product_rate
 from benchmarks.measure import Meter, machine
 from benchmarks.shapes import SHAPES
-from benchmarks.stages import STAGES, prepare, row, stages
+from benchmarks.stages import ROUNDS, STAGES, WARMUP, prepare, row, stages
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.models import best_device
 
@@ -42,7 +42,7 @@ def test_stage(bench, rates, name, benchmark):
         pytest.skip("whole cases need a model with all blocks")
     rate = product_rate(2_048, 2_048, 2_048, device=bench.device)
     meter = Meter(stage.work, bench.device)
-    benchmark.pedantic(meter, rounds=stage.rounds, warmup_rounds=stage.warmup)
-    benchmark.extra_info |= row(bench, stage, meter.costs[stage.warmup :], rates, rate)
+    benchmark.pedantic(meter, rounds=ROUNDS, warmup_rounds=WARMUP)
+    benchmark.extra_info |= row(bench, stage, meter.costs[WARMUP:], rates, rate)
     benchmark.extra_info["machine"] = machine(bench.device)
     assert min(benchmark.extra_info["wall_s"]) > 0

@@ -7,7 +7,8 @@ raw seconds. A stage is slower if its median is more than `TOLERANCE` times the 
 even its fastest round is as fast as the slowest stored one. Exits 1 if any is. Programs beside it
 slow a stage down more than the product: the guard says where there were any. Of another processor
 or number of cores or threads than the stored record's there is no verdict: not all of a stage is
-products. Other versions of Python and torch are named.
+products. Other versions of Python and torch are named. What neighbours on the host take, nothing
+here sees: what is slower in one run only is no finding.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from benchmarks.measure import DISTURBED
 
 TOLERANCE = 1.3
 _LONG = 1.0  # seconds from which that can be told
+AGAIN = "Run it again before you look for a cause: neighbours on the host slow some work down only."
 STORED = Path(__file__).parent / "results" / "cpu.json"
 Key = tuple[str, str, str, str]  # shape, stage, device, precision
 HARDWARE = ("cpu", "cores", "threads", "device", "gpu")
@@ -129,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     slower = [" ".join(row["key"][:2]) for row in rows if "SLOWER" in row["verdict"]]
     print(
-        f"Slower than {args.tolerance:g} times the stored record: {', '.join(slower)}"
+        f"Slower than {args.tolerance:g} times the stored record: {', '.join(slower)}\n{AGAIN}"
         if slower
         else f"Nothing is slower than {args.tolerance:g} times the stored record."
     )

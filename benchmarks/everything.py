@@ -28,7 +28,15 @@ from benchmarks.limits import Precision, allowed, product_rate, quiet_limits
 from benchmarks.measure import machine, measure
 from benchmarks.peers import ROOT
 from benchmarks.shapes import SHAPES, Shape, build
-from benchmarks.stages import STAGES, prepare, row, stages, sweep_beside_product
+from benchmarks.stages import (
+    ROUNDS,
+    STAGES,
+    WARMUP,
+    prepare,
+    row,
+    stages,
+    sweep_beside_product,
+)
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import read_json, write_json
 from saerepgeo_lib.models import best_device
@@ -186,11 +194,11 @@ def run_stages(run: Run, shape: Shape, device: str) -> None:
                     why = f"{shape.blocks_built} of {shape.blocks_needed} blocks are built"
                     run.leave_out(stage_name(shape.name, name), why)
                     continue
-                calls = stage.warmup + stage.rounds
-                if not run.fits(stage_name(shape.name, name), calls * _SLACK * stage.floor(rates)):
+                seconds = (WARMUP + ROUNDS) * _SLACK * stage.floor(rates)
+                if not run.fits(stage_name(shape.name, name), seconds):
                     continue
                 rate = product_rate(2_048, 2_048, 2_048, device=device)
-                costs = measure(stage.work, rounds=stage.rounds, warmup=stage.warmup, device=device)
+                costs = measure(stage.work, rounds=ROUNDS, warmup=WARMUP, device=device)
                 found = row(bench, stage, costs, rates, rate)
                 if name == "encode sweep":
                     found["beside_product"] = sweep_beside_product(bench)

@@ -37,6 +37,7 @@ from saerepgeo_lib.tensors import aligned_rows, merged, modal_spectra
 from saerepgeo_lib.tokens import Tokens
 
 N_SLOTS, N_DRAWS, FEW_STEPS = 2, 2, 8
+ROUNDS, WARMUP = 3, 1  # calls that count, and calls before them
 _WORK_BYTES = 4 * 2**30  # interpreter, libraries and what the stages hold besides the weights
 # steps that a dose response takes: reconstruct, then a search, two landings and a push a dose
 _VALID_STEPS = N_STEPS + len(PAPER_SCALES) * (N_STEPS + 10 + 10)
@@ -47,19 +48,13 @@ class Stage:
     """A call to measure, the floor of its time, and how the whole follows from what is built.
 
     `factor` is by how much the call is to be multiplied for the true model (1 but for residuals of
-    a model that is built with fewer blocks). The longest are measured once, and not warmed up.
+    a model that is built with fewer blocks).
     """
 
     name: str
     work: Callable[[], Any]
     floor: Callable[[Limits], float]
     factor: float = 1.0
-    rounds: int = 3
-
-    @property
-    def warmup(self) -> int:
-        """Calls that go before, and do not count."""
-        return int(self.rounds > 1)
 
 
 @dataclass(frozen=True)
@@ -179,7 +174,7 @@ def stages(b: Bench) -> dict[str, Stage]:
         Stage("steps, valid edit", lambda: _steps(b, "valid"), lambda r: _step(b, True, r)),
         Stage("Case 1, no nulls", b.noise_alone, lambda r: _residuals(b, r) + _encode(b, 2, r)),
         Stage("Case 1", b.case1, lambda r: _case1(b, r)),
-        Stage("Case 3 doses", b.case3, lambda r: _case3(b, r), rounds=1),
+        Stage("Case 3 doses", b.case3, lambda r: _case3(b, r)),
     ]  # fmt: skip
     whole = b.shape.blocks_built == b.shape.blocks_needed
     return {stage.name: stage for stage in found if whole or not stage.name.startswith("Case")}
