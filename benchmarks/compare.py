@@ -7,7 +7,7 @@ raw seconds. A stage is slower if its median is more than `TOLERANCE` times the 
 even its fastest round is as fast as the slowest stored one. Exits 1 if any is. Programs beside it
 slow a stage down more than the product: the guard says where there were any. Of another processor
 or number of cores or threads than the stored record's there is no verdict: not all of a stage is
-products. Other versions of Python and torch are named. What neighbours on the host take, nothing
+products. Other versions of Python and torch are named. What others take of a shared host, nothing
 here sees: what is slower in one run only is no finding.
 """
 
@@ -23,7 +23,7 @@ from benchmarks.measure import DISTURBED
 
 TOLERANCE = 1.3
 _LONG = 1.0  # seconds from which that can be told
-AGAIN = "Run it again before you look for a cause: neighbours on the host slow some work down only."
+AGAIN = "Run it again before you look for a cause: a shared host can be slow for minutes."
 STORED = Path(__file__).parent / "results" / "cpu.json"
 Key = tuple[str, str, str, str]  # shape, stage, device, precision
 HARDWARE = ("cpu", "cores", "threads", "device", "gpu")

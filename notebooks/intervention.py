@@ -559,7 +559,7 @@ separability.with_intervals(by_entity, {"rho* outward": " outward", "slope": ""}
 #
 # Cases share prompts, model and codes, and nothing is corrected for their number. The least error among valid codes is where a
 # search of fixed length ended, and no interval covers that end: where *left* is large (in the record's table `dose_response`), the
-# same inputs rounded otherwise end elsewhere, and a verdict on `case3-own-effect` that hangs on so small a change is not settled.
+# same inputs rounded otherwise can end elsewhere, and a verdict on `case3-own-effect` that hangs on so small a change is not settled.
 
 # %% tags=["hide-output"]
 claims = pd.DataFrame([vars(claim) for claim in record.claims])

@@ -93,9 +93,10 @@ def correlation(
 
     p permutes the pairing (all n! orders if they are no more than `n_resamples`), which is valid if
     the pairs are exchangeable: not for the steps of one trajectory. The interval resamples pairs;
-    resamples in which a variable does not vary are left out. Nothing hangs on rounding: values that
-    differ by 1e-6 of the range, or by float32's precision, count as tied, and so do correlations
-    that differ by 1e-6. Raises UserError for fewer than 4 pairs, NaN, or a constant variable.
+    resamples in which a variable does not vary are left out. So that rounding decides nothing,
+    values that differ by 1e-6 of the range, or by float32's precision, count as tied, and so do
+    correlations that differ by 1e-6. Raises UserError for fewer than 4 pairs, NaN, or a constant
+    variable.
     """
     choose("correlation", method, ("pearson", "spearman"))
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
