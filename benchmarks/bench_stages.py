@@ -14,8 +14,8 @@ from benchmarks.limits import measure_limits, product_rate
 from benchmarks.measure import Meter, machine
 from benchmarks.shapes import SHAPES
 from benchmarks.stages import ROUNDS, STAGES, WARMUP, prepare, row, stages
+from saerepgeo_lib.activations.models import best_device
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.models import best_device
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))

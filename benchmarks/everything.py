@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks import peers, scaling
 from benchmarks.limits import Precision, allowed, product_rate, quiet_limits
 from benchmarks.measure import machine, measure
+from benchmarks.page import write_tables
 from benchmarks.peers import ROOT
 from benchmarks.shapes import SHAPES, Shape, build
 from benchmarks.stages import (
@@ -37,9 +38,9 @@ from benchmarks.stages import (
     stages,
     sweep_beside_product,
 )
+from saerepgeo_lib.activations.models import best_device
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import read_json, write_json
-from saerepgeo_lib.models import best_device
 
 PARTS = ("stages", "scaling", "peers")
 _SLACK = 20.0  # times its floor that a stage is taken to need before it has been measured
@@ -270,6 +271,7 @@ def main() -> None:
         for case in (1, 3):
             run_peers(run, args.peers_shape, device, case=case, levels=args.peers_levels)
     run.save(f"written to {args.out}")
+    print(write_tables(args.out))
 
 
 if __name__ == "__main__":

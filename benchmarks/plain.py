@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.measure import Parts
-from saerepgeo_lib.residuals import run_to_hook
-from saerepgeo_lib.tokens import Tokens
+from saerepgeo_lib.activations.residual_stream import run_to_hook
+from saerepgeo_lib.activations.tokens import Tokens
 
 Variant = Literal["plain", "lean", "careful", "gram"]
 VARIANTS: tuple[Variant, ...] = ("plain", "lean", "careful", "gram")

@@ -1,7 +1,7 @@
 """Case 3 done plainly: at every step a dense copy of all latents of all tokens, decoded by the SAE.
 
 The least error at a dose of separability, with the objective, the steps and the landing of
-`interventions.least_mse_at`; `tests/test_benchmarks.py` shows that both give the same.
+`optimise.least_mse_at`; `tests/test_benchmarks.py` shows that both give the same.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saerepgeo_lib.edits import Kind
-from saerepgeo_lib.interventions import N_STEPS, STEP
+from saerepgeo_lib.steering.latents import Kind
+from saerepgeo_lib.steering.optimise import N_STEPS, STEP
 
 Shift = Float[Tensor, "clusters F"]
-PENALTY, REFRESH, LANDING = 10.0, 10, 5  # as in `interventions`
+PENALTY, REFRESH, LANDING = 10.0, 10, 5  # as in `steering.optimise`
 
 
 @dataclass(frozen=True)

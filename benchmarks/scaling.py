@@ -20,16 +20,18 @@ import torch
 from benchmarks.growth import growth
 from benchmarks.measure import measure
 from benchmarks.shapes import SHAPES, Shape, build, random_topk
-from saerepgeo_lib.edits import setting_of
+from saerepgeo_lib.activations.latents import encode
+from saerepgeo_lib.activations.models import best_device
+from saerepgeo_lib.activations.residual_stream import content_residuals
+from saerepgeo_lib.activations.token_activations import TokenActivations
+from saerepgeo_lib.activations.tokens import Tokens
 from saerepgeo_lib.files import write_json
-from saerepgeo_lib.interventions import intervene
-from saerepgeo_lib.latents import as_points, encode
-from saerepgeo_lib.local_representations import cluster_pca, space_of
-from saerepgeo_lib.models import best_device
-from saerepgeo_lib.noise_sweep import PAPER_LEVELS, sweep
-from saerepgeo_lib.residuals import Residuals, compute_residuals
-from saerepgeo_lib.tensors import modal_spectra
-from saerepgeo_lib.tokens import Tokens
+from saerepgeo_lib.geometry.clusters import cluster_pca
+from saerepgeo_lib.geometry.points import as_points, principal_coordinates
+from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, sweep
+from saerepgeo_lib.rank.unfoldings import modal_spectra
+from saerepgeo_lib.steering.latents import ClusteredLatents
+from saerepgeo_lib.steering.optimise import intervene
 
 _ENTITIES, _STEPS = 12, 8
 PEAKS_OF = ("levels", "seeds")
@@ -65,15 +67,15 @@ LARGER = {"residuals": Size(tokens=8), "encode": Size(prompts=256), "clusters": 
           "steps, free edit": Size(tokens=8), "steps, valid edit": Size(tokens=8)}  # fmt: skip
 
 
-def synthetic(size: Size, d: int, *, seed: int = 0, device: str = "cpu") -> Residuals:
-    """Residuals of prompts in turn about 12 entities; a cluster an entity and place."""
+def synthetic(size: Size, d: int, *, seed: int = 0, device: str = "cpu") -> TokenActivations:
+    """Tokens of prompts in turn about 12 entities; a cluster per entity and place."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(_ENTITIES, size.tokens, d, generator=generator)
     prompt = torch.arange(size.prompts).repeat_interleave(size.tokens)
     position = torch.arange(size.tokens).repeat(size.prompts)
     noise = 0.3 * torch.randn(len(prompt), d, generator=generator)
     x = centres[prompt % _ENTITIES, position] + noise
-    return Residuals(x.to(device), prompt, position, position == 0)
+    return TokenActivations(x.to(device), prompt, position, position == 0)
 
 
 def random_tokens(size: Size, vocabulary: int, *, seed: int = 0) -> Tokens:
@@ -92,7 +94,7 @@ def levels(n: int) -> list[float]:
 def work(stage: str, size: Size, shape: Shape, model: Any, device: str) -> Callable[[], Any]:
     """The stage at this size, everything before it done."""
     if stage == "residuals":
-        return partial(compute_residuals, model, random_tokens(size, shape.vocabulary), shape.hook)
+        return partial(content_residuals, model, random_tokens(size, shape.vocabulary), shape.hook)
     here = synthetic(size, shape.d_model, device=device)
     wide = replace(shape, n_features=size.features, k=min(shape.k, size.features))
     sae = random_topk(wide, device=device)
@@ -108,9 +110,9 @@ def work(stage: str, size: Size, shape: Shape, model: Any, device: str) -> Calla
         )  # fmt: skip
     if stage == "clusters":
         points = as_points(sae, here.x)
-        return lambda: cluster_pca(space_of(points))
+        return lambda: cluster_pca(principal_coordinates(points))
     labels = (here.prompt % _ENTITIES) * size.tokens + here.position
-    setting = setting_of(sae, here.x, labels.numpy())
+    setting = ClusteredLatents.of(sae, here.x, labels.numpy())
     kind: Any = "free" if "free" in stage else "valid"
     return partial(intervene, setting, "separate", kind=kind, n_steps=_STEPS)
 

@@ -1,7 +1,7 @@
 """Models and SAEs of the true shapes with random weights, loaded as the library loads real ones.
 
 Costs depend on shapes and hardly on weights, so nothing is downloaded. A checkpoint is made once
-and kept in the cache folder; `models.load_model` and `Subject` then take it as any other.
+and kept in the cache folder; `models.load_model` and `ModelWithSAEs` then take it as any other.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ from tokenizers import (
     trainers,
 )
 
-from saerepgeo_lib import prompts
+from saerepgeo_lib.activations import prompts
+from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs
+from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.files import cache_dir, sha256_json
-from saerepgeo_lib.models import load_model
-from saerepgeo_lib.subject import Subject
 
 LABEL = "TopK SAE"
 _WORDS = 4_000  # entries that a tokenizer learns at most; the embeddings keep their true height
@@ -99,11 +99,11 @@ GEMMA = Shape(
 SHAPES = {shape.name: shape for shape in (MINILM, GPT2, GEMMA)}
 
 
-def build(shape: Shape, *, device: str = "cpu", cache: Path | None = None) -> Subject:
+def build(shape: Shape, *, device: str = "cpu", cache: Path | None = None) -> ModelWithSAEs:
     """The model of this shape with a random TopK SAE at its hook."""
     folder = checkpoint(shape, cache_dir() / "benchmarks" if cache is None else cache)
     model = load_model(str(folder), device=device)
-    return Subject(model, {LABEL: random_topk(shape, device=device)})
+    return ModelWithSAEs(model, {LABEL: random_topk(shape, device=device)})
 
 
 def random_topk(shape: Shape, *, device: str = "cpu", seed: int = 0) -> TopKSAE:

@@ -14,100 +14,111 @@ import torch
 from benchmarks import plain, plain_edits
 from benchmarks.measure import Parts, peak_mib, reset_peak
 from benchmarks.shapes import LABEL, SHAPES, Shape, build
-from saerepgeo_lib import prompts, separability
-from saerepgeo_lib.dose_response import LEAST, dose_response
-from saerepgeo_lib.edits import Kind
-from saerepgeo_lib.interventions import intervene, least_mse_at
-from saerepgeo_lib.latents import as_points, encode
-from saerepgeo_lib.local_representations import cluster_pca, space_of
-from saerepgeo_lib.models import best_device
-from saerepgeo_lib.noise_sweep import PAPER_LEVELS, stream, sweep
-from saerepgeo_lib.residuals import add_noise, rms
-from saerepgeo_lib.subject import Subject
-from saerepgeo_lib.tensors import aligned_rows, modal_spectra
+from saerepgeo_lib.activations import prompts
+from saerepgeo_lib.activations.latents import encode
+from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs
+from saerepgeo_lib.activations.models import best_device
+from saerepgeo_lib.activations.residual_stream import add_noise, rms
+from saerepgeo_lib.geometry.clusters import cluster_pca
+from saerepgeo_lib.geometry.points import as_points, principal_coordinates
+from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, stream, sweep
+from saerepgeo_lib.rank.unfoldings import aligned_rows, modal_spectra
+from saerepgeo_lib.steering.dose_response import LEAST, dose_response
+from saerepgeo_lib.steering.latents import Kind
+from saerepgeo_lib.steering.optimise import intervene, least_mse_at
+from saerepgeo_lib.studies import steering_experiment as separability
 
 ONE_LEVEL = (0.1,)
 _SLOTS = 2
-Work = Callable[[Subject, str, Parts], dict[str, Any]]
+Work = Callable[[ModelWithSAEs, str, Parts], dict[str, Any]]
 
 
-def case1_library(subject: Subject, concept: str, parts: Parts, *, n_levels: int) -> dict[str, Any]:
+def case1_library(
+    model: ModelWithSAEs, concept: str, parts: Parts, *, n_levels: int
+) -> dict[str, Any]:
     """The library's Case 1 without nulls.
 
     One level by its functions one by one; several by `sweep`. One draw of noise, as the plain side.
     """
-    sae = subject.autoencoders[LABEL]
+    sae = model.saes[LABEL]
     with parts("model"):
-        found = subject.residuals(subject.tokens(prompts.load_concept(concept)))
+        acts = model.activations(concept)
     if n_levels > 1:
         with parts("encode and spectra"):
             sweep(
-                found, {LABEL: sae}, sparse=(), levels=PAPER_LEVELS[:n_levels],
+                acts, {LABEL: sae}, sparse=(), levels=PAPER_LEVELS[:n_levels],
                 seeds=(0,), max_slots=_SLOTS,
             )  # fmt: skip
         return {}
     with parts("encode"):
-        x = found.x[aligned_rows(found, max_slots=_SLOTS).flatten()]
+        x = acts.x[aligned_rows(acts, max_slots=_SLOTS).flatten()]
         generator = stream(0, "noise")
         noisy = add_noise(x, ONE_LEVEL[0], scaling="relative", generator=generator)
-        codes = encode(sae, noisy)
+        latents = encode(sae, noisy)
     with parts("spectra"):
-        modal_spectra(codes.values, _SLOTS)
+        modal_spectra(latents.values, _SLOTS)
     return {}
 
 
 def case1_plain(
-    subject: Subject, concept: str, parts: Parts, *, variant: plain.Variant, n_levels: int
+    model: ModelWithSAEs, concept: str, parts: Parts, *, variant: plain.Variant, n_levels: int
 ) -> dict[str, Any]:
     """The plain Case 1, one draw of noise; its scale is given."""
-    tokens = subject.tokens(prompts.load_concept(concept))
-    found = subject.residuals(tokens)
-    rows = aligned_rows(found, max_slots=_SLOTS)
-    device = found.x.device
-    noise = rms(found.x) * torch.randn(
-        *tokens.ids.shape, found.x.shape[1], generator=torch.Generator().manual_seed(0)
-    ).to(device)
+    acts = model.activations(concept)
+    rows = aligned_rows(acts, max_slots=_SLOTS)
+    device, shape = acts.x.device, (*acts.tokens.ids.shape, acts.x.shape[1])
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     plain.spectra(
-        subject.model, subject.autoencoders[LABEL], tokens, subject.hook, noise,
+        model.model, model.saes[LABEL], acts.tokens, model.hook, rms(acts.x) * drawn.to(device),
         levels=PAPER_LEVELS[:n_levels] if n_levels > 1 else ONE_LEVEL, variant=variant,
-        at=(found.prompt[rows].to(device), found.position[rows].to(device)), parts=parts,
+        at=(acts.prompt[rows].to(device), acts.position[rows].to(device)), parts=parts,
     )  # fmt: skip
-    return {"tensor": [*tokens.ids.shape, subject.autoencoders[LABEL].cfg.d_sae]}
+    return {"tensor": [*acts.tokens.ids.shape, model.saes[LABEL].cfg.d_sae]}
 
 
 def case3_library(
-    subject: Subject, concept: str, parts: Parts, *, kind: Kind, doses: list[float], searched: bool
+    model: ModelWithSAEs,
+    concept: str,
+    parts: Parts,
+    *,
+    kind: Kind,
+    doses: list[float],
+    searched: bool,
 ) -> dict[str, Any]:
     """The least error at each dose as the notebook has it, or each dose `searched` for.
 
     `dose_response` knows by theorem the free edits from some dose on, and adds intervals, d_GW, and
     more; a search at every dose is what the plain side does.
     """
-    sae = subject.autoencoders[LABEL]
+    sae = model.saes[LABEL]
     with parts("model"):
-        seen = separability.see(subject, prompts.load_concept(concept))
+        acts = model.activations(concept)
     with parts("encode and cluster"):
-        here = separability.setting(sae, seen)
+        (case,) = separability.cases_of([acts], saes={LABEL: sae}).values()
+        latents = case.latents
     with parts("doses"):
         if not searched:
-            dose_response(here, seen.prompt, seen.fold(12), doses=doses, paths=[LEAST[kind]])
+            dose_response(
+                latents, acts.prompt.numpy(), acts.folds(12), doses=doses, paths=[LEAST[kind]]
+            )
         else:
             valid = kind == "valid"
-            start = intervene(here, "reconstruct", kind="valid").shift if valid else None
+            start = intervene(latents, "reconstruct", kind="valid").vectors if valid else None
             for dose in doses:
-                least_mse_at(here, dose, kind=kind, start=start)
-    return {"clusters": len(here.counts), "tokens": len(here.z)}
+                least_mse_at(latents, dose, kind=kind, start=start)
+    return {"clusters": len(latents.counts), "tokens": len(latents.z)}
 
 
 def case3_plain(
-    subject: Subject, concept: str, parts: Parts, *, kind: Kind, doses: list[float]
+    model: ModelWithSAEs, concept: str, parts: Parts, *, kind: Kind, doses: list[float]
 ) -> dict[str, Any]:
     """The same searches on dense latents; the clusters are found as the library finds them."""
-    sae = subject.autoencoders[LABEL]
+    sae = model.saes[LABEL]
     with parts("model"):
-        x = separability.see(subject, prompts.load_concept(concept)).residuals.x
+        x = model.activations(concept).x
     with parts("encode and cluster"):
-        labels = torch.from_numpy(cluster_pca(space_of(as_points(sae, x)))).to(x.device)
+        space = principal_coordinates(as_points(sae, x))
+        labels = torch.from_numpy(cluster_pca(space)).to(x.device)
         with torch.no_grad():
             here = plain_edits.Dense(sae, x, sae.encode(x), labels)
     with parts("doses"):
@@ -133,11 +144,11 @@ def run(shape: Shape, concept: str, work: Work, *, device: str) -> dict[str, Any
     """Load, work, and tell what each part cost; weights are read from disk when first used."""
     parts = Parts(device)
     with parts("load"):
-        subject = build(shape, device=device)
+        model = build(shape, device=device)
         first = prompts.load_concept(concept).prompts[:1]
-        subject.residuals(subject.tokens(prompts.Concept("first prompt", first)))
+        model.activations(prompts.Concept("first prompt", first))
     before = reset_peak(device)
-    found = work(subject, concept, parts)
+    found = work(model, concept, parts)
     found["parts"] = parts.seconds
     if before is not None:
         found["peak_mib"] = peak_mib(device)

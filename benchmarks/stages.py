@@ -17,24 +17,23 @@ from benchmarks import limits as floors
 from benchmarks.limits import Limits, product_rate
 from benchmarks.measure import Cost, measure
 from benchmarks.shapes import LABEL, Shape, build
-from saerepgeo_lib import prompts, separability
+from saerepgeo_lib.activations.latents import Latents, encode
+from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs
+from saerepgeo_lib.activations.residual_stream import draw_noise, is_causal, rms
+from saerepgeo_lib.activations.token_activations import TokenActivations, read_activations
+from saerepgeo_lib.activations.tokens import Tokens
 from saerepgeo_lib.cores import workers
-from saerepgeo_lib.dose_response import dose_response
-from saerepgeo_lib.edits import PAPER_SCALES, Kind, Setting
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.interventions import N_STEPS, intervene
-from saerepgeo_lib.latents import Codes, as_points, encode
-from saerepgeo_lib.local_representations import cluster_pca, space_of
-from saerepgeo_lib.models import is_causal
-from saerepgeo_lib.noise_sweep import PAPER_LEVELS, stream, sweep
-from saerepgeo_lib.noisy_codes import NoisyCodes
-from saerepgeo_lib.points import Points
-from saerepgeo_lib.residuals import Residuals, draw_noise, rms
-from saerepgeo_lib.separability import Seen
-from saerepgeo_lib.stratification import rank_table
-from saerepgeo_lib.subject import Subject
-from saerepgeo_lib.tensors import aligned_rows, merged, modal_spectra
-from saerepgeo_lib.tokens import Tokens
+from saerepgeo_lib.geometry.clusters import cluster_pca
+from saerepgeo_lib.geometry.points import Points, as_points, principal_coordinates
+from saerepgeo_lib.rank._noisy_latents import NoisyLatents
+from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, stream, sweep
+from saerepgeo_lib.rank.profiles import rank_table
+from saerepgeo_lib.rank.unfoldings import aligned_rows, merged, modal_spectra
+from saerepgeo_lib.steering.dose_response import dose_response
+from saerepgeo_lib.steering.latents import PAPER_SCALES, ClusteredLatents, Kind
+from saerepgeo_lib.steering.optimise import N_STEPS, intervene
+from saerepgeo_lib.studies import steering_experiment as separability
 
 N_SLOTS, N_DRAWS, FEW_STEPS = 2, 2, 8
 ROUNDS, WARMUP = 3, 1  # calls that count, and calls before them
@@ -62,75 +61,77 @@ class Bench:
     """A shape with the model loaded, and one concept's tokens on their way through the library."""
 
     shape: Shape
-    subject: Subject
+    model: ModelWithSAEs
     device: str = "cpu"
     concept: str = "months"
 
     @cached_property
     def sae(self) -> Any:
         """The SAE."""
-        return self.subject.autoencoders[LABEL]
+        return self.model.saes[LABEL]
 
     @cached_property
-    def tokens(self) -> Tokens:
-        """The concept's prompts."""
-        return self.subject.tokens(prompts.load_concept(self.concept))
-
-    @cached_property
-    def seen(self) -> Seen:
-        """The concept as Case 3 takes it."""
-        return separability.see(self.subject, prompts.load_concept(self.concept))
+    def acts(self) -> TokenActivations:
+        """The residual stream of the content tokens."""
+        return self.model.activations(self.concept)
 
     @property
-    def residuals(self) -> Residuals:
-        """The residual stream of the content tokens."""
-        return self.seen.residuals
+    def tokens(self) -> Tokens:
+        """The concept's prompts."""
+        return self.acts.tokens
 
     @cached_property
     def rows(self) -> Tensor:
         """The residual stream of the tokens that fill the tensor."""
-        return self.residuals.x[aligned_rows(self.residuals, max_slots=N_SLOTS).flatten()]
+        return self.acts.x[aligned_rows(self.acts, max_slots=N_SLOTS).flatten()]
 
     @cached_property
-    def codes(self) -> Codes:
+    def latents(self) -> Latents:
         """Their latents without noise."""
         return encode(self.sae, self.rows)
 
     @cached_property
     def points(self) -> Points:
         """The latents of all content tokens, as clustering takes them."""
-        return as_points(self.sae, self.residuals.x)
+        return as_points(self.sae, self.acts.x)
 
     @cached_property
-    def setting(self) -> Setting:
-        """The concept's clusters and latents, as Case 3 edits them."""
-        return separability.setting(self.sae, self.seen)
+    def clustered(self) -> ClusteredLatents:
+        """The concept's latents in clusters, as Case 3 steers them."""
+        return clustered(self.sae, self.acts)
 
-    def sweep_levels(self) -> list[Codes]:
+    def read(self) -> TokenActivations:
+        """A forward pass over the tokens."""
+        return read_activations(self.model.model, self.tokens, self.shape.hook)
+
+    def sweep_levels(self) -> list[Latents]:
         """Latents at the ten noise levels, one draw of noise."""
         with workers() as pool:
             noise = draw_noise(self.rows, stream(0, "noise"))
-            codes_at = NoisyCodes(self.sae, self.rows, pool=pool).along(noise)
-            scale = rms(self.residuals.x)
-            return list(pool.map(codes_at, [level * scale for level in PAPER_LEVELS]))
+            latents_at = NoisyLatents(self.sae, self.rows, pool=pool).along(noise)
+            scale = rms(self.acts.x)
+            return list(pool.map(latents_at, [level * scale for level in PAPER_LEVELS]))
 
     def noise_alone(self) -> Any:
         """Case 1 of this concept without nulls: residuals, and the sweep over one draw of noise."""
-        found = self.subject.residuals(self.tokens)
-        autoencoders = self.subject.autoencoders
-        return sweep(found, autoencoders, sparse=(), seeds=(0,), max_slots=N_SLOTS)
+        return sweep(self.read(), self.model.saes, sparse=(), seeds=(0,), max_slots=N_SLOTS)
 
     def case1(self) -> Any:
         """Case 1 of this concept: residuals, the sweep with its nulls over two draws, the ranks."""
-        found = self.subject.residuals(self.tokens)
-        sae, sparse = self.subject.autoencoders, self.subject.sparse
-        return rank_table(sweep(found, sae, sparse=sparse, seeds=range(N_DRAWS), max_slots=N_SLOTS))
+        saes, sparse, seeds = self.model.saes, self.model.sparse, range(N_DRAWS)
+        return rank_table(sweep(self.read(), saes, sparse=sparse, seeds=seeds, max_slots=N_SLOTS))
 
     def case3(self) -> Any:
         """Case 3's doses of this concept, from the prompts on, along all paths."""
-        seen = separability.see(self.subject, prompts.load_concept(self.concept))
-        here = separability.setting(self.sae, seen)
-        return dose_response(here, seen.prompt, seen.fold(12))
+        acts = self.model.activations(self.concept)
+        latents = clustered(self.sae, acts)
+        return dose_response(latents, acts.prompt.numpy(), acts.folds(12))
+
+
+def clustered(sae: Any, acts: TokenActivations) -> ClusteredLatents:
+    """The latents of one SAE in clusters, as Case 3 begins."""
+    (case,) = separability.cases_of([acts], saes={"SAE": sae}).values()
+    return case.latents
 
 
 def needed_bytes(shape: Shape) -> int:
@@ -158,16 +159,16 @@ def stages(b: Bench) -> dict[str, Stage]:
     """
     found = [
         Stage(
-            "residuals", lambda: b.subject.residuals(b.tokens), lambda r: _residuals(b, r),
+            "residuals", b.read, lambda r: _residuals(b, r),
             b.shape.blocks_needed / b.shape.blocks_built,
         ),
         Stage("encode sweep", b.sweep_levels, lambda r: _encode(b, 2, r)),
         Stage(
-            "spectra", lambda: modal_spectra(b.codes.values, N_SLOTS),
-            lambda r: _spectra(b, merged(b.codes.values).shape[1], r),
+            "spectra", lambda: modal_spectra(b.latents.values, N_SLOTS),
+            lambda r: _spectra(b, merged(b.latents.values).shape[1], r),
         ),
         Stage(
-            "clusters", lambda: cluster_pca(space_of(b.points)),
+            "clusters", lambda: cluster_pca(principal_coordinates(b.points)),
             lambda r: floors.cluster_floor(*b.points.shape, r),
         ),
         Stage("steps, free edit", lambda: _steps(b, "free"), lambda r: _step(b, False, r)),
@@ -187,12 +188,12 @@ STAGES = (
 
 
 def _steps(b: Bench, kind: Kind) -> Any:
-    return intervene(b.setting, "separate", kind=kind, n_steps=FEW_STEPS)
+    return intervene(b.clustered, "separate", kind=kind, n_steps=FEW_STEPS)
 
 
 def _residuals(b: Bench, rates: Limits) -> float:
     """Of the tokens that are read: in a causal model none after a prompt's last that counts."""
-    needed = b.tokens.content if is_causal(b.subject.model) else b.tokens.attention
+    needed = b.tokens.content if is_causal(b.model.model) else b.tokens.attention
     ahead = needed.flip(1).cumsum(1).flip(1) > 0
     return floors.residual_floor(b.shape, int((ahead & b.tokens.attention).sum()), rates)
 
@@ -206,10 +207,10 @@ def _spectra(b: Bench, n_active: int, rates: Limits) -> float:
 
 
 def _step(b: Bench, valid: bool, rates: Limits, n_steps: int = FEW_STEPS) -> float:
-    here = b.setting
+    here = b.clustered
     one = floors.step_floor(
         b.shape, n_clusters=len(here.counts), n_active=here.z.shape[1],
-        n_nonzero=int(here.l0[here.labels >= 0].sum()), valid=valid, limits=rates,
+        n_nonzero=int((here.z[here.labels >= 0] != 0).sum()), valid=valid, limits=rates,
     )  # fmt: skip
     return n_steps * one
 
@@ -221,7 +222,7 @@ def _case1(b: Bench, rates: Limits) -> float:
 
 def _case3(b: Bench, rates: Limits) -> float:
     """Residuals, all content tokens encoded twice (to cluster, and to edit), steps of searches."""
-    before = floors.encode_floor(b.shape, len(b.residuals.x), 2, rates)
+    before = floors.encode_floor(b.shape, len(b.acts.x), 2, rates)
     before += _residuals(b, rates) + floors.cluster_floor(*b.points.shape, rates)
     return before + _step(b, True, rates, _VALID_STEPS) + _step(b, False, rates, 10)
 

@@ -19,9 +19,9 @@ import nbformat
 import papermill
 from traitlets.config import Config
 
-from saerepgeo_lib.grid import read_grid
-from saerepgeo_lib.runner import KernelManager
-from saerepgeo_lib.sweep import drive, local_client
+from saerepgeo_lib.companion.grid import read_grid
+from saerepgeo_lib.companion.runner import KernelManager
+from saerepgeo_lib.companion.sweep import drive, local_client
 
 STUB = """# %% tags=["parameters"]
 n: int = 0  # which run
@@ -30,7 +30,7 @@ n: int = 0  # which run
 import json
 import os
 
-part = {"version": 1, "notebook": "stub", "parameters": {"n": n}, "seeds": [], "claims": []}
+part = {"version": 2, "notebook": "stub", "parameters": {"n": n}, "seeds": [], "claims": []}
 rest = {"numbers": {}, "tables": {}, "run": {"device": "cpu", "stages": {}}}
 with open(os.environ["SAEREPGEO_RECORD"], "w") as file:
     json.dump(part | rest, file)
@@ -43,11 +43,9 @@ def main() -> None:
     n_runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source, grid_file = folder / "stub.py", folder / "grid.yml"
+        source, grid_file = folder / "stub.py", folder / "grid.toml"
         source.write_text(STUB)
-        grid_file.write_text(
-            json.dumps({"notebook": str(source), "grid": {"n": list(range(n_runs + 1))}})
-        )
+        grid_file.write_text(f"notebook = '{source}'\ngrid.n = {list(range(n_runs + 1))}")
         notebook = jupytext.read(source)
         notebook.metadata["kernelspec"] = {
             "name": "python3", "display_name": "Python 3", "language": "python",
@@ -55,7 +53,7 @@ def main() -> None:
         nbformat.write(notebook, folder / "stub.ipynb")
         os.environ["SAEREPGEO_RECORD"] = str(folder / "record.json")
 
-        quiet = Config({"KernelManager": {"folder": name}})
+        quiet = Config({"KernelManager": {"process": {"cwd": name}}})
 
         def bare(n: int) -> None:
             papermill.execute_notebook(

@@ -16,57 +16,66 @@
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import (
-    carry_over,
-    compare,
-    latents,
-    models,
-    plots,
-    plots_intervention,
-    plots_structure,
-    plots_sweep,
-    plots_vision,
-    residuals,
-    separability,
-    stratification,
-    structure_table,
-    structure_verdict,
-    study,
-    vision,
-    vision_study,
-    vision_training,
+import saerepgeo_lib as srg
+from saerepgeo_lib.activations import fit_on
+from saerepgeo_lib.companion.compare import read_claims, shipped_claims
+from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.plots import (
+    house_style,
+    plot_differences,
+    plot_doses,
+    plot_optima,
+    plot_profiles,
+    plot_variability,
+    with_intervals,
 )
-from saerepgeo_lib.claims import NOTHING, reported_against_found
-from saerepgeo_lib.noise_sweep import RESIDUAL
-from saerepgeo_lib.records import Record
+from saerepgeo_lib.rank import certified_table, summarise, variability
+from saerepgeo_lib.studies import (
+    CarryOver,
+    OverTrainings,
+    SteeringExperiment,
+    accuracy_with,
+    case1,
+    case3,
+    cases_of,
+    ceiling_text,
+    digits,
+    digits_concept,
+    geometry_agreement,
+    geometry_claims,
+    geometry_verdict_text,
+    joined_tables,
+    load_vision,
+    nothing_learned,
+    plot_patches,
+    rank_verdict_text,
+    read_study,
+    reported_against_found,
+    vision_cards,
+    wide_table,
+)
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -91,31 +100,23 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # **Content tokens** are the class token and all patches with ink. Blank patches are left out, as function words are.
 
 # %%
-run_on = models.best_device(device)
-record = Record(
-    notebook="beyond_language",
-    parameters={name: globals()[name] for name in __annotations__ if name != "device"},
-    seeds=list(range(seed, seed + n_seeds)),
-    device=run_on,
-)
+record = Record.start("beyond_language", globals())
 with record.stage("load"):
     folder = Path(weights) if weights else None
-    subject = vision_training.load_vision(folder, device=run_on)
-    cards = vision_training.cards(folder)
-record.numbers["subject"] = subject.describe()
-split = vision.digits(cards["model"]["recipe"]["seed"])
+    model, cards = load_vision(folder, device=record.device), vision_cards(folder)
+record.numbers["model"] = model.describe()
+split = digits(cards["model"]["recipe"]["seed"])
 
 # %% mystnb={"image": {"alt": "One held-out image of each digit, 8 by 8 pixels, with the grid of its patches; patches with ink are tinted.", "classes": "dark-light"}, "figure": {"caption": "One held-out image of each class and its patches. Tinted patches hold ink and are content tokens.", "name": "patches"}}
 shown = [int(np.flatnonzero(split.test_class == k)[0]) for k in range(10)]
-plots_vision.plot_patches(split.test[shown], split.test_class[shown], patch=vision.PATCH)
+plot_patches(split.test[shown], split.test_class[shown])
 
 # %%
-concept = vision.concept_of(split.test, split.test_class, n_per_class=n_per_class)
-tokens = subject.tokens(concept)
-found = subject.residuals(tokens)
+concept = digits_concept(split, n_per_class=n_per_class)
+acts = model.activations(concept)
 Markdown(
     f"A prompt, of the class {concept.prompts[0].entity}: `{concept.prompts[0].text}`. The concept has {len(concept.prompts)} "
-    f"held-out images and {len(found.x)} content tokens, {int(found.entity.sum())} of them class tokens."
+    f"held-out images and {len(acts)} content tokens, {int(acts.in_entity.sum())} of them class tokens."
 )
 
 # %% [markdown]
@@ -132,28 +133,26 @@ Markdown(
 
 # %%
 with record.stage("accuracy"):
-    read_out = {
-        "the model itself": None,
-        **{f"through {k}": v for k, v in subject.autoencoders.items()},
-    }
-    right = {k: vision_study.accuracy_with(subject, concept, sae) for k, sae in read_out.items()}
-record.numbers["accuracy"] = {"all held-out images": cards["model"]["accuracy"]["test"]}
+    right = {"the model itself": accuracy_with(acts)}
+    right |= {f"through {label}": accuracy_with(acts, sae) for label, sae in model.saes.items()}
+held_out = cards["model"]["accuracy"]["test"]
+record.numbers["accuracy"] = {"all held-out images": held_out}
 record.tables["accuracy"] = pd.DataFrame(
-    {"read": list(right), "accuracy": [v.mean() for v in right.values()], "images": len(concept.prompts)}
-)  # fmt: skip
-display(
-    Markdown(
-        f"On all {len(split.test)} held-out images: {cards['model']['accuracy']['test']:.1%} in their class."
-    )
+    {
+        "read": list(right),
+        "accuracy": [v.mean() for v in right.values()],
+        "images": len(concept.prompts),
+    }
 )
+display(Markdown(f"On all {len(split.test)} held-out images: {held_out:.1%} in their class."))
 record.tables["accuracy"].style.format({"accuracy": "{:.1%}"}).hide(axis="index")
 
 # %%
 fit = pd.DataFrame(
     [
-        {"tokens": where, "autoencoder": label, **latents.fit_on(sae, part.x)}
-        for where, part in residuals.by_position(found).items()
-        for label, sae in subject.autoencoders.items()
+        {"tokens": where, "autoencoder": label, **fit_on(sae, part.x)}
+        for where, part in acts.by_position.items()
+        for label, sae in model.saes.items()
     ]
 )
 record.tables["fit"] = fit
@@ -175,36 +174,26 @@ Markdown("; ".join(f"{label} {share:.1%}" for label, share in dead.items()) + ".
 
 # %%
 with record.stage("case 1"):
-    swept, ranks, claims1 = vision_study.case1(subject, concept, seeds=record.seeds)
-certified = stratification.certified_table(swept)
+    swept, ranks, claims1 = case1(acts, seeds=record.seeds)
+rule, mode = "relative", 3
+certified = certified_table(swept)
 
 # %% mystnb={"image": {"alt": "Rank against noise level for the residual stream, two sparse autoencoders, the dense one, random encoders and permuted latents, on a vision transformer.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in vision, as in Case 1. Lines: mean over seeds; bands: range; solid where the rank is certified.", "name": "vision-profiles"}}
-plots_sweep.plot_profiles(
-    {concept.name: ranks}, {concept.name: certified}, rule=vision_study.RULE, mode=vision_study.MODE
-)
+plot_profiles({concept.name: ranks}, {concept.name: certified}, rule=rule, mode=mode)
 
 # %% mystnb={"image": {"alt": "Relative range of the rank profile by representation, one dot a seed, on a vision transformer.", "classes": "dark-light"}, "figure": {"caption": "How much each rank varies, one dot a seed.", "name": "vision-variability"}}
-spread = {concept.name: stratification.variability(ranks, rule=vision_study.RULE)}
-plots_sweep.plot_variability(spread, mode=vision_study.MODE)
+spread = {concept.name: variability(ranks, rule=rule)}
+plot_variability(spread, mode=mode)
 
 # %%
-record.tables["ranks"] = stratification.summarise(ranks)
-display(Markdown(stratification.verdict_text(claims1)))
+record.tables["ranks"] = summarise(ranks)
+display(Markdown(rank_verdict_text(claims1)))
 
 # %% [markdown]
 # The residual stream has fewer dimensions than there are tokens, so its clean rank stands at its ceiling and leaves nothing to exceed:
 
 # %%
-display(
-    Markdown(
-        stratification.ceiling_text(
-            {concept.name: swept},
-            {concept.name: ranks},
-            rule=vision_study.RULE,
-            mode=vision_study.MODE,
-        )
-    )
-)
+Markdown(ceiling_text({concept.name: swept}, {concept.name: ranks}, rule=rule, mode=mode))
 
 # %% [markdown]
 # As in language, a varying rank is no sign of strata by itself: a claim stands only beside its nulls, and
@@ -216,24 +205,18 @@ display(
 
 # %%
 with record.stage("case 2"):
-    view = structure_table.view(subject, concept, n_random=n_random, seed=seed)
-    measured, compared = vision_study.case2(
-        view, concept=concept.name, sparse=subject.sparse, n_groups=n_groups, seed=seed
-    )
-record.tables["structure"] = structure_table.joined({concept.name: measured})
-structure_table.wide(
-    record.tables["structure"][
-        record.tables["structure"]["space"].isin([RESIDUAL, *subject.autoencoders])
-    ]
-).drop(columns="concept").style.hide(axis="index")
+    geometry = srg.compare_geometry(acts, n_groups=n_groups, n_random=n_random, seed=seed)
+    record.tables["structure"] = table = joined_tables({concept.name: geometry.table})
+shown = table[table["space"].isin(["residual", *model.saes])]
+wide_table(shown).drop(columns="concept").style.hide(axis="index")
 
 # %%
-whole = measured[measured["left_out"] == -1].set_index(["measure", "space"])["value"]
+whole = geometry.table.set_index(["measure", "space"])["value"]
 free = whole["unclustered"]
 display(
     Markdown(
-        f"Tokens without a cluster: {free[RESIDUAL]:.0%} in the residual stream, "
-        f"{', '.join(f'{free[label]:.0%} in the {label}' for label in subject.sparse)}."
+        f"Tokens without a cluster: {free['residual']:.0%} in the residual stream, "
+        f"{', '.join(f'{free[label]:.0%} in the {label}' for label in model.sparse)}."
     )
 )
 
@@ -244,21 +227,16 @@ display(
 
 # %%
 with record.stage("case 2, class tokens"):
-    entity = vision_study.entity_view(view)
-    compared_entity = vision_study.case2(
-        entity, concept=f"{concept.name} (entity)", sparse=subject.sparse,
-        n_groups=n_groups, seed=seed,
-    )[1]  # fmt: skip
-record.tables["compared"] = pd.concat([compared, compared_entity])
-against = record.tables["compared"].query("kind == 'residual'")
+    compared = pd.concat([geometry.compared, geometry.entities.compared])
+record.tables["compared"] = compared
+against = compared.query("kind == 'residual' and value == value")
 
 # %% mystnb={"image": {"alt": "Six measures, SAE minus residual stream with intervals, for two SAEs on all content tokens and on class tokens alone, the claimed side shaded, on a vision transformer.", "classes": "dark-light"}, "figure": {"caption": "SAE minus residual stream in vision, with 95 % intervals over groups of images. Shaded: the side that the paper claims.", "name": "vision-differences"}}
-plots_structure.plot_differences(against[against["value"].notna()], against=RESIDUAL)
+plot_differences(against)
 
 # %%
-claims2 = structure_verdict.judge(record.tables["compared"])
-agreed = structure_verdict.agreement(record.tables["compared"])
-display(Markdown(structure_verdict.verdict_text(agreed)))
+claims2 = geometry_claims(compared)
+Markdown(geometry_verdict_text(geometry_agreement(compared)))
 
 # %% [markdown]
 # ## Case 3: separability and reconstruction
@@ -268,38 +246,22 @@ display(Markdown(structure_verdict.verdict_text(agreed)))
 
 # %%
 with record.stage("case 3"):
-    seen = separability.see(subject, concept)
-    settings = {
-        (concept.name, label): separability.setting(sae, seen)
-        for label, sae in subject.autoencoders.items()
-    }
-    moved = vision_study.case3(
-        settings, seen, sparse=subject.sparse, n_groups=n_groups, n_bootstrap=n_bootstrap,
-        seed=seed,
-    )  # fmt: skip
+    tables, claims3 = case3(acts, n_groups=n_groups, n_bootstrap=n_bootstrap, seed=seed)
 with record.stage("random pair"):
-    l0 = round(latents.encode(subject.autoencoders[subject.sparse[0]], found.x).l0)
-    random_sae, random_seen = separability.see_nothing(
-        subject, {concept.name: concept}, l0=l0, grouping="clusters", seed=seed
-    )
-    nothing = separability.table(
-        separability.for_each(
-            separability.settings_of(random_sae, NOTHING, random_seen),
-            lambda key, here: separability.shrinkage(here, random_seen[key[0]].fold(n_groups)),
-        )
-    )
-law = pd.concat([moved.shrinkage, nothing], ignore_index=True)
-record.tables |= {"shrinkage": law, "dose_response": moved.responses, "changed": moved.changed}
+    random_acts = nothing_learned(acts, seed=seed).activations(concept)
+    nothing = SteeringExperiment(cases_of([random_acts]), n_groups=n_groups).shrinkage
+law = pd.concat([tables["shrinkage"], nothing], ignore_index=True)
+record.tables |= tables | {"shrinkage": law}
 
 # %% [markdown]
 # First the **theorem of uniform scaling** ([Case 3](intervention.ipynb) proves it): the error is a parabola in the ratio of separability, and its lowest point
 # rho\* lies above 1 exactly if the autoencoder shrinks its codes.
 
 # %% mystnb={"image": {"alt": "The scaling at which the error is least, with intervals, for two SAEs, a dense autoencoder and a random pair, on a vision transformer.", "classes": "dark-light"}, "figure": {"caption": "The scaling at which the error is least, in vision, with 95 % intervals over groups of images.", "name": "vision-optima"}}
-plots_intervention.plot_optima(law)
+plot_optima(law).get_figure()
 
 # %%
-separability.with_intervals(law, {"rho* outward": " outward", "slope": ""})[
+with_intervals(law, {"rho* outward": " outward", "slope": ""})[
     ["SAE", "rho* outward", "elasticity outward", "slope", "cosine"]
 ].style.format(precision=2).hide(axis="index")
 
@@ -308,12 +270,11 @@ separability.with_intervals(law, {"rho* outward": " outward", "slope": ""})[
 # move outward as they are. Then the **dose**: separability is set, and the error read off.
 
 # %% mystnb={"image": {"alt": "Error against separability for two SAEs on a vision transformer: pushed along the gradient, and the least error found among valid codes.", "classes": "dark-light"}, "figure": {"caption": "The error at a set separability, in vision. Bands cover the choice of images.", "name": "vision-doses"}}
-plots_intervention.plot_doses(
-    moved.responses, list(dict.fromkeys(moved.responses["path"])),
-)  # fmt: skip
+responses = tables["dose_response"]
+plot_doses(responses, list(responses["path"].unique()))
 
 # %%
-separability.with_intervals(moved.changed[moved.changed["dose"] > 1], {"change": ""})[
+with_intervals(tables["changed"].query("dose > 1"), {"change": ""})[
     ["SAE", "shrinkage", "dose", "change"]
 ].style.hide(axis="index")
 
@@ -328,22 +289,21 @@ separability.with_intervals(moved.changed[moved.changed["dose"] > 1], {"change":
 # and in language if that is so for more than half of the concepts. *Same* and *opposite* compare the sides; where either is undecided, so is the comparison.
 
 # %%
-findings = [*claims1, *claims2, *moved.claims]
-record.claims += carry_over.repeated(findings)
-language = compare.read_claims(compare.shipped_claims())
-beside = carry_over.beside_language(language, findings)
-record.tables["beside_language"] = beside
+findings = [*claims1, *claims2, *claims3]
+beside = CarryOver(findings, read_claims(shipped_claims()))
+record.claims += beside.claims
+record.tables["beside_language"] = beside.table
 record.tables["findings"] = pd.DataFrame([vars(claim) for claim in findings])
-carry_over.carried_over(beside).style.hide(axis="index")
+beside.counts.style.hide(axis="index")
 
 # %% tags=["hide-input"]
-display(Markdown(carry_over.carry_over_text(beside)))
+Markdown(beside.text)
 
 # %% [markdown]
 # Finding by finding (*median*, *concepts* and the side *language* are those of the table of runs):
 
 # %% tags=["hide-output"]
-beside.style.format(precision=2, na_rep="–").hide(axis="index")
+beside.table.style.format(precision=2, na_rep="–").hide(axis="index")
 
 # %% [markdown]
 # Language and vision differ here in more than the kind of data: the size of the model, the width of the residual stream, the task and the autoencoders'
@@ -356,10 +316,9 @@ beside.style.format(precision=2, na_rep="–").hide(axis="index")
 # vision`). Intervals on this page do not cover that; the spread of the dots below does.
 
 # %%
-trained = study.read_study(study.study_file("vision"))
-each = vision_study.findings_of(trained)
-record.tables["trainings"] = over = vision_study.over_trainings(each)
-accuracies = [point["result"]["accuracy"]["test"] for point in trained["points"]]
+trained = OverTrainings(read_study("vision"))
+record.tables["trainings"] = over = trained.table
+accuracies = [point["result"]["accuracy"]["test"] for point in trained.record["points"]]
 turned = int(((over["positive"] > 0) & (over["positive"] < over["n"])).sum())
 display(
     Markdown(
@@ -369,7 +328,7 @@ display(
 )
 
 # %% mystnb={"image": {"alt": "Of the shipped study: statistics of the repeated claims, one dot a training of the vision transformer and its autoencoders.", "classes": "dark-light"}, "figure": {"caption": "Seven of the claims (all are in the table below), one dot a training (logarithmic away from zero).", "name": "trainings"}}
-plots_vision.plot_trainings(each[each["id"].isin(carry_over.DRAWN)])
+trained.plot()
 
 # %% tags=["hide-output"]
 over.style.format(precision=3, na_rep="–").hide(axis="index")
@@ -410,4 +369,4 @@ reported_against_found(record.claims).style.hide(axis="index")
 pd.DataFrame(record.stages).T.style.format(precision=1)
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "beyond_language.record.json")))
+record.write()

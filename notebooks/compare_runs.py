@@ -18,37 +18,35 @@
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from pathlib import Path
-
 import pandas as pd
 from IPython.display import Markdown
 
-from saerepgeo_lib import compare, plots, plots_compare
-from saerepgeo_lib.claims import paper_claims
-from saerepgeo_lib.models import best_device
-from saerepgeo_lib.records import Record
+from saerepgeo_lib.companion import (
+    Record,
+    compared_by,
+    findings,
+    read_claims,
+    shipped_claims,
+    verdict_counts,
+)
+from saerepgeo_lib.plots import house_style, plot_findings, plot_verdicts
+from saerepgeo_lib.studies import reported_claims
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -63,16 +61,16 @@ claim: str = "case3-separability-helps"  # the claim that is shown close up
 # %% [markdown]
 # ## A grid of runs
 #
-# A grid is a YAML file. The shipped table came from this one:
+# A grid is a TOML file. The shipped table came from this one:
 
 # %% tags=["hide-input"]
-source = compare.shipped_claims().with_suffix(".yml")
-Markdown(f"```yaml\n{source.read_text()}```")
+source = shipped_claims().with_suffix(".toml")
+Markdown(f"```toml\n{source.read_text()}```")
 
 # %% [markdown]
 # ```bash
-# saerepgeo sweep grid.yml -o runs/mine            # on this machine's cores; the same command goes on
-# saerepgeo sweep grid.yml -o runs/mine --scheduler tcp://head:8786     # on any Dask cluster
+# saerepgeo sweep grid.toml -o runs/mine            # on this machine's cores; the same command goes on
+# saerepgeo sweep grid.toml -o runs/mine --scheduler tcp://head:8786     # on any Dask cluster
 # saerepgeo collect runs/mine -o mine.parquet
 # saerepgeo run compare_runs -p table mine.parquet
 # ```
@@ -83,17 +81,12 @@ Markdown(f"```yaml\n{source.read_text()}```")
 # ## What is in the table
 
 # %% tags=["hide-input"]
-record = Record(
-    notebook="compare_runs",
-    parameters={name: globals()[name] for name in __annotations__},
-    seeds=[],
-    device=best_device("cpu"),
-)
+record = Record.start("compare_runs", globals())
 with record.stage("read"):
-    found = compare.compared_by(compare.read_claims(table or compare.shipped_claims()), by)
-found.groupby(["notebook", by], sort=False).agg(
-    runs=("run", "nunique"), concepts=("concept", compare.n_concepts), findings=("id", "size"),
-    minutes=("seconds", lambda s: s.groupby(found["run"]).first().sum() / 60),
+    claims = compared_by(read_claims(table or shipped_claims()), by)
+claims.groupby(["notebook", by], sort=False).agg(
+    runs=("run", "nunique"), concepts=("concept", "nunique"), findings=("id", "size"),
+    minutes=("seconds", lambda s: s.groupby(claims["run"]).first().sum() / 60),
 ).reset_index().style.format(precision=1).hide(axis="index")  # fmt: skip
 
 # %% [markdown]
@@ -103,15 +96,11 @@ found.groupby(["notebook", by], sort=False).agg(
 # models and prompts, so a share is a description of this table, not an estimate for models at large.
 
 # %% mystnb={"image": {"alt": "Of the shipped table: stacked bars, one a claim, with the shares of the verdicts holds, holds in part, does not hold and cannot be tested here, and the number of findings.", "classes": "dark-light"}, "figure": {"caption": "Verdicts by claim; at the right the number of findings.", "name": "verdicts"}}
-counts = compare.verdict_counts(found, by)
-record.tables["verdicts"] = counts
-plots_compare.plot_verdicts(counts, by)
+record.tables["verdicts"] = counts = verdict_counts(claims, by)
+plot_verdicts(counts, by)
 
 # %%
-pd.DataFrame(
-    [(id, f"{c['statement']} [{c['tag']}]", c["reported"]) for id, c in paper_claims().items()],
-    columns=["claim", "says", "reported"],
-).query("claim in @counts['claim'].values").style.hide(axis="index")
+reported_claims().query("claim in @counts['claim'].values").style.hide(axis="index")
 
 # %% [markdown]
 # ## One claim close up
@@ -119,9 +108,9 @@ pd.DataFrame(
 # Its statistic in every case, with the run's own 95 % interval; on which side of the line the claim lies, its page says.
 
 # %% mystnb={"image": {"alt": "Of the shipped table: the elasticity of the reconstruction error along the gradient of separability, with intervals, by concept and SAE. For the L1-ReLU SAE it lies below zero, for the TopK SAE near zero.", "classes": "dark-light"}, "figure": {"caption": "The claim's statistic by concept, with 95 % intervals of the runs.", "name": "one-claim"}}
-close = compare.findings(found, claim)
+close = findings(claims, claim)
 record.tables["close_up"] = close[[by, "concept", "case", "value", "low", "high", "verdict"]]
-plots_compare.plot_findings(close, by)
+plot_findings(close, by)
 
 # %%
 close[[by, "concept", "case", "value", "low", "high", "n", "verdict"]].style.format(
@@ -148,4 +137,4 @@ close[[by, "concept", "case", "value", "low", "high", "n", "verdict"]].style.for
 pd.DataFrame(record.stages).T.style.format(precision=1)
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "compare_runs.record.json")))
+record.write()

@@ -19,47 +19,29 @@
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from pathlib import Path
-
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
-from saerepgeo_lib import (
-    differences,
-    differences_verdict,
-    models,
-    noise_sweep,
-    plots,
-    plots_differences,
-    prompts,
-    residuals,
-    separability,
-    stratification,
-)
-from saerepgeo_lib.records import Record
-from saerepgeo_lib.subject import load_subject
+import saerepgeo_lib as srg
+from saerepgeo_lib import studies
+from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.plots import house_style
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -87,84 +69,27 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # on [its page](intervention.ipynb).
 
 # %% tags=["hide-input"]
-differences.check_parameters(
-    concept=concept, min_cluster_size=min_cluster_size, mse_weight=mse_weight,
-    n_steps=n_steps, n_walks=n_walks, n_seeds=n_seeds, dose=dose,
-)  # fmt: skip
-run_on = models.best_device(device)
-record = Record(
-    notebook="differences",
-    parameters={name: globals()[name] for name in __annotations__ if name != "device"},
-    seeds=[seed],
-    device=run_on,
-)
+record = Record.start("differences", globals(), seeds=[seed])
 with record.stage("load"):
-    (name,) = prompts.names_in(concept)
-    prompt_set = prompts.load_concept(name, prompts_file or None)
-    subject = load_subject(preset, model_name=model_name, device=run_on)
-    saes = {label: subject.autoencoders[label] for label in subject.sparse}
-    seen = separability.see(subject, prompt_set)
-record.numbers["subject"] = subject.describe()
+    model = srg.load(preset, model_name=model_name, device=device)
+    acts = model.activations(concept.strip(" ,"), prompts_file=prompts_file)
+record.numbers["model"] = model.describe()
 
 # %% tags=["hide-input"]
-with record.stage("settings"):
-    settings = {
-        (name, label): separability.setting(sae, seen, min_cluster_size=min_cluster_size)
-        for label, sae in saes.items()
-    }
-
-
-def of_each(work):
-    """One table over the SAEs."""
-    return separability.table(separability.for_each(settings, lambda key, here: work(here)))
-
-
-with record.stage("case 3: walks"):
-    walks = of_each(lambda here: differences.walks(here, n_walks=n_walks, seed=seed))
-with record.stage("case 3: gradients"):
-    ends = of_each(lambda here: differences.gradients(here, mse_weight=mse_weight, n_steps=n_steps))
-with record.stage("case 3: codes"):
-    losses = of_each(differences.distance_losses)
-    errors = of_each(differences.standardising)
-    codes = of_each(lambda here: differences.validity(here, dose, seed=seed))
-
-# %% tags=["hide-input"]
+with record.stage("case 3"):
+    record.tables |= studies.steering_differences(
+        acts, min_cluster_size=min_cluster_size, mse_weight=mse_weight, n_steps=n_steps,
+        n_walks=n_walks, dose=dose, seed=seed,
+    )  # fmt: skip
 with record.stage("case 2: clusters"):
-    choices = differences.token_choices(subject.model, seen.tokens, seen.hook)
-    clusters = differences.clusterings(choices, saes, min_cluster_size=min_cluster_size)
+    clusters = studies.clusterings(studies.token_choices(acts), min_cluster_size=min_cluster_size)
 with record.stage("case 1: noise"):
-    spread = residuals.rms(seen.residuals.x)
-    ranks = {
-        scaling: stratification.rank_table(
-            noise_sweep.sweep(
-                seen.residuals, saes, sparse=(), scaling=scaling,
-                seeds=range(seed, seed + n_seeds), description=f"{scaling} noise",
-            )
-        )
-        for scaling in ("relative", "absolute")
-    }  # fmt: skip
-    saturation = differences.saturation(ranks)
-
-# %% tags=["hide-input"]
-picked = pd.concat(
-    differences.picked(part).assign(SAE=label) for label, part in walks.groupby("SAE", sort=False)
-)
+    saturation, spread = studies.noise_differences(acts, seeds=range(seed, seed + n_seeds))
+tables = record.tables
+tables |= {"clusters": clusters, "saturation": saturation}
 record.numbers["residual_spread"] = spread
-record.tables |= {
-    "walks": walks, "picked": picked, "gradients": ends, "losses": losses, "errors": errors,
-    "codes": codes, "clusters": clusters, "saturation": saturation,
-}  # fmt: skip
-findings = [
-    ("Noise levels", differences_verdict.said_of_levels(saturation)),
-    ("Size of the noise", differences_verdict.said_of_scaling(saturation, spread)),
-    ("Active latents", differences_verdict.said_of_threshold(errors)),
-    ("Tokens that are clustered", differences_verdict.said_of_masking(clusters)),
-    ("The way to separability", differences_verdict.said_of_picking(picked)),
-    ("Distance of arrangements", differences_verdict.said_of_distance(losses, ends)),
-    ("Reconstruction error", differences_verdict.said_of_standardising(errors)),
-    ("Edited codes", differences_verdict.said_of_validity(codes)),
-]
-record.tables["findings"] = pd.DataFrame([{"topic": topic, **vars(f)} for topic, f in findings])
+findings = studies.difference_findings(tables, spread)
+tables["findings"] = pd.DataFrame(findings)
 
 # %% [markdown]
 # ## All differences in one table
@@ -223,7 +148,14 @@ not_measured = {
     "Which clusters correspond": "a number given by chance has no effect to measure",
     "Running it": "what does not run gives no number",
 }
-display(Markdown(differences_verdict.overview(rows, findings, not_measured)))
+said = {finding.topic: finding.text for finding in findings}
+said |= {topic: f"*not measured*: {why}" for topic, why in not_measured.items()}
+lines = [
+    "| Topic | The paper describes | Its public code | This book | What difference it makes |",
+    "|---|---|---|---|---|",
+    *(f"| **{topic}** | {' | '.join(row)} | {said[topic]} |" for topic, *row in rows),
+]
+Markdown("\n".join(lines))
 
 # %% [markdown]
 # ## Best of ten random iterates, or gradients
@@ -233,18 +165,18 @@ display(Markdown(differences_verdict.overview(rows, findings, not_measured)))
 # scale factor. Beside it: gradients, last iterate.
 
 # %% mystnb={"image": {"alt": "In the book's run: error against separability for two SAEs. In random walks the z-scored error falls below 1 while the SAE's own error rises above 1, so that its best iterate is the first. Ends of gradient paths lie far below 1 in the SAE's own error if free, and less far if valid.", "classes": "dark-light"}, "figure": {"caption": "Random walks with their best iterates (dots), and ends of gradient paths. In the book's run picking the best reports an improvement in the z-scored error alone.", "name": "procedures"}}
-plots_differences.plot_procedures(walks, ends)
+studies.plot_procedures(tables["walks"], tables["gradients"])
 
 # %%
-chosen = picked.groupby(["SAE", "measure"], sort=False)
+chosen = tables["picked"].groupby(["SAE", "measure"], sort=False)
 chosen[["best", "mean", "last", "AEDP"]].median().reset_index().style.format(precision=2).hide(
     axis="index"
 ).set_caption("Random walks: medians of error ratios, by the error that picks")
 
 # %%
-ends.drop(columns="concept").style.format(precision=2).hide(axis="index").set_caption(
-    "Gradients: ratios at the last iterate"
-)
+tables["gradients"].drop(columns="concept").style.format(precision=2).hide(
+    axis="index"
+).set_caption("Gradients: ratios at the last iterate")
 
 # %% [markdown]
 # Read the free *separate* row against *MSE only*: in the book's run, what a free gradient gains in error, it gains as well without any wish to separate. A fall of the error
@@ -258,7 +190,7 @@ ends.drop(columns="concept").style.format(precision=2).hide(axis="index").set_ca
 # for *shapes*, each in units of its own AEDP, scaling changes nothing at all.
 
 # %%
-losses.drop(columns="concept").style.format(precision=3).hide(axis="index")
+tables["losses"].drop(columns="concept").style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
 # Lowering 1/AEDP is pushing apart, without end. Lowering d_GW is bringing the arrangement of the latents back to that of the residual.
@@ -282,16 +214,14 @@ clusters.style.format(precision=2).hide(axis="index")
 # is the lowest level whose rank reaches 95 % of the largest.
 
 # %%
-record.tables["saturation"].style.format(precision=0, subset=["clean", "largest"]).format(
+saturation.style.format(precision=0, subset=["clean", "largest"]).format(
     "{:g}", subset=["range at level 0", "saturates at"]
 ).hide(axis="index")
 
 # %% tags=["hide-input"]
-display(
-    Markdown(
-        f"The residual's spread is {spread:.2f} in this run, so an absolute level of 1 is a relative one of {1 / spread:.2f}. "
-        "In another model the same absolute level can be next to nothing, or everything."
-    )
+Markdown(
+    f"The residual's spread is {spread:.2f} in this run, so an absolute level of 1 is a relative one of {1 / spread:.2f}. "
+    "In another model the same absolute level can be next to nothing, or everything."
 )
 
 # %% [markdown]
@@ -303,9 +233,8 @@ display(
 # first. *Overshoot* says how many times too large the decoded standardised codes are.
 
 # %%
-errors[["SAE", "own", "z-scored", "factor", "overshoot"]].style.format(precision=2).hide(
-    axis="index"
-)
+shown = ["SAE", "own", "z-scored", "factor", "overshoot"]
+tables["errors"][shown].style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
 # An error above 1 is worse than reconstructing every token by the mean of all. From there noise can help: it raises the standard deviation by which a code is divided, and so lowers the overshoot.
@@ -316,7 +245,7 @@ errors[["SAE", "own", "z-scored", "factor", "overshoot"]].style.format(precision
 # The same separability, reached in three ways, and what kind of codes result (on clustered tokens; L0 counts active latents among those that are used at all).
 
 # %%
-codes.drop(columns="concept").style.format(
+tables["codes"].drop(columns="concept").style.format(
     {"AEDP": "{:.2f}", "MSE": "{:.2f}", "L0": "{:.0f}", "negative": "{:.0%}"}
 ).hide(axis="index")
 
@@ -327,7 +256,13 @@ codes.drop(columns="concept").style.format(
 # ## Conclusion
 
 # %% tags=["hide-input"]
-display(Markdown(differences_verdict.conclusion(findings)))
+changing, others = (
+    "; ".join(finding.topic for finding in findings if finding.changes == changes) or "none"
+    for changes in (True, False)
+)
+Markdown(
+    f"By their criteria these make a difference in this run: {changing}. These do not: {others}."
+)
 
 # %% [markdown]
 # *Makes a difference* means, in the order of the table: the rank grows beyond level 0; some profile saturates at another level; the median would decide what is active; clusters appear that hold no
@@ -361,4 +296,4 @@ display(Markdown(differences_verdict.conclusion(findings)))
 pd.DataFrame(record.stages).T.style.format(precision=1)
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "differences.record.json")))
+record.write()

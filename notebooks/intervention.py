@@ -1,12 +1,10 @@
 # %% [markdown]
 # # Case 3 · Does separability cause reconstruction?
 #
-# The paper's headline is causal: push the *local representations* of the latents (clusters of similar tokens) apart,
-# and the autoencoder reconstructs the residual stream better. Separability is measured by **AEDP**, the average distance between the
-# clusters' centroids; a second-hand summary reports correlations of AEDP and error between -0.89 and -0.97.
+# The paper's headline is causal: push the *local representations* of the latents (clusters of similar tokens) apart, and the autoencoder reconstructs the residual stream better. Separability is
+# measured by **AEDP**, the average distance between the clusters' centroids; a second-hand summary reports correlations of AEDP and error between -0.89 and -0.97.
 #
-# Here the claim is tested as an experiment: clusters are moved by real gradients through the decoder, upward and downward,
-# against controls in which separability plays no part.
+# Here the claim is tested as an experiment: clusters are moved by real gradients through the decoder, upward and downward, against controls in which separability plays no part.
 #
 # On this page you will see
 #
@@ -16,62 +14,36 @@
 # - every objective and every control in one figure, and the error at fixed doses of separability;
 # - the control that decides: a random model with a random SAE, where the reported correlation appears as well.
 #
-# **Whose is what?** The claim is the paper's `[abstract]`; rigid translation of clusters, objectives with a weighted error
-# and the scale factors are its authors' `[authors' notes]`. Their public code uses random noise for gradients, keeps the best
-# of ten iterates, and measures the error on standardised codes `[authors' code]`. Gradients, valid edits, theorems,
-# controls and verdicts are `[ours]`.
+# **Whose is what?** The claim is the paper's `[abstract]`; rigid translation of clusters, objectives with a weighted error and the scale factors are its authors' `[authors' notes]`. Their public code
+# uses random noise for gradients, keeps the best of ten iterates, and measures the error on standardised codes `[authors' code]`. Gradients, valid edits, theorems, controls and verdicts are `[ours]`.
 
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from pathlib import Path
-
 import pandas as pd
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import (
-    dose_response,
-    downstream,
-    interactive,
-    intervention_verdict,
-    models,
-    plots,
-    plots_intervention,
-    prompts,
-    random_walk,
-    scaling,
-    separability,
-)
-from saerepgeo_lib.claims import NOTHING, reported_against_found
-from saerepgeo_lib.cores import workers
-from saerepgeo_lib.dose_response import LEAST, PUSH
-from saerepgeo_lib.edits import PAPER_SCALES, mse
-from saerepgeo_lib.latents import encode
-from saerepgeo_lib.noise_sweep import child_seed
-from saerepgeo_lib.records import Record
-from saerepgeo_lib.subject import load_subject
+import saerepgeo_lib as srg
+from saerepgeo_lib import plots, steering, studies
+from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.plots.frames import frames, recompute
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -100,122 +72,39 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # %% [markdown]
 # ## The experiment
 #
-# The **codes** of a concept's content tokens fall into clusters, as in [Case 2](representation_structure.ipynb). An edit moves
-# every cluster as a whole. A *free* edit adds any vector. A *valid* edit then makes of the result codes that an
-# encoder could give: nonnegative, no more active latents a token than before, on features that the cluster uses.
-# The error is the mean squared error (MSE) of the SAE's own reconstruction of the content tokens. Tokens without a cluster stay.
-
-# %% tags=["hide-input"]
-separability.check_parameters(
-    concept=concept, grouping=grouping, min_cluster_size=min_cluster_size,
-    mse_weight=mse_weight, step=step, n_steps=n_steps, n_bootstrap=n_bootstrap,
-    n_groups=n_groups, n_walks=n_walks,
-)  # fmt: skip
-run_on = models.best_device(device)
-names = prompts.names_in(concept)
-record = Record(
-    notebook="intervention",
-    parameters={name: globals()[name] for name in __annotations__ if name != "device"},
-    seeds=[seed],
-    device=run_on,
-)
-concepts = {name: prompts.load_concept(name, prompts_file or None) for name in names}
-
-# %% tags=["hide-input"]
-with record.stage("load"):
-    subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
-record.numbers["subject"] = subject.describe()
-autoencoders, sparse = subject.autoencoders, subject.sparse
-
-# %% [markdown]
+# The **codes** of a concept's content tokens fall into clusters, as in [Case 2](representation_structure.ipynb). An edit moves every cluster as a whole. A *free* edit adds any vector. A *valid* edit
+# then makes of the result codes that an encoder could give: nonnegative, no more active latents a token than before, on features that the cluster uses. The error is the mean squared error (MSE) of
+# the SAE's own reconstruction of the content tokens. Tokens without a cluster stay.
+#
 # The control that decides is prepared beside it: the same architecture with the random weights that training would start
 # from, and a TopK SAE of random directions with the same L0. Nothing was learned in either.
-
-# %% tags=["hide-input"]
-with record.stage("settings"):
-    seen = {name: separability.see(subject, c, grouping=grouping) for name, c in concepts.items()}
-    l0 = round(encode(autoencoders[sparse[0]], seen[names[0]].residuals.x).l0)
-    random_sae, random_seen = separability.see_nothing(
-        subject, concepts, l0=l0, grouping=grouping, seed=seed
-    )
-    options = {"grouping": grouping, "min_cluster_size": min_cluster_size}
-    settings = {
-        (name, label): separability.setting(sae, seen[name], **options)
-        for name in names
-        for label, sae in autoencoders.items()
-    }
-    nothing = separability.settings_of(random_sae, NOTHING, random_seen, **options)
-    settings |= nothing
-
-# %% [markdown]
+#
 # Everything is computed here, once; the rest of the page shows it.
 
 # %% tags=["hide-input"]
-case_seeds = {key: child_seed(seed, number) for number, key in enumerate(settings)}
-views = {key: (random_seen if key[1] == NOTHING else seen)[key[0]] for key in settings}
-full = [key for key in settings if key[1] in sparse] + list(nothing)[:1]
-with record.stage("shrinkage"):
-    shrinkage = separability.for_each(
-        settings, lambda key, here: separability.shrinkage(here, views[key].fold(n_groups))
+record = Record.start("intervention", globals())
+names = [name.strip() for name in concept.split(",") if name.strip()]
+positions = {"clusters": "content", "entities": "entity"}[grouping]
+with record.stage("load"):
+    model = srg.load(preset, model_name=model_name, hook=hook, dtype=dtype, device=device)
+record.numbers["model"] = model.describe()
+with record.stage("clusters"):
+    read = {"positions": positions, "prompts_file": prompts_file}
+    acts = [model.activations(name, **read) for name in names]
+    random_pair = studies.nothing_learned(acts[0], seed=seed)
+    random_acts = [random_pair.activations(name, **read) for name in names]
+    cases = studies.cases_of(
+        acts + random_acts, grouping=grouping, min_cluster_size=min_cluster_size
     )
-with record.stage("interventions"):
-    paths = separability.for_each(
-        {key: settings[key] for key in full},
-        lambda key, here: separability.intervene_all(
-            here, mse_weight=mse_weight, step=step, n_steps=n_steps, seed=seed
-        ),
-    )
-with record.stage("dose response"):
-    doses = separability.for_each(
-        {key: settings[key] for key in full},
-        lambda key, here: dose_response.dose_response(
-            here, views[key].prompt, views[key].fold(n_groups),
-            start=separability.end_of(paths[key], "reconstruct", "valid"),
-            step=step, n_steps=n_steps, n_bootstrap=n_bootstrap, seed=seed,
-        ),
-    )  # fmt: skip
-with record.stage("shrinkage changed"):
-    manipulated = {
-        shrinkage: separability.for_each(
-            {key: settings[key] for key in full if key[1] in sparse},
-            lambda key, here, optimum=optimum, on=on: dose_response.dose_response(
-                scaling.with_optimum(here, optimum), views[key].prompt, views[key].fold(n_groups),
-                doses=[1.0, 1.2], paths=on,
-                start=separability.end_of(paths[key], "reconstruct", "valid"),
-                step=step, n_steps=n_steps, n_bootstrap=n_bootstrap, seed=seed,
-            ),
-        )
-        for shrinkage, optimum, on in (
-            (intervention_verdict.TAKEN, 1.0, [PUSH["valid"], LEAST["valid"]]),
-            (intervention_verdict.PLANTED, 1.2, [PUSH["valid"]]),
-        )
-    }  # fmt: skip
-with record.stage("random walks"):
-    walks = separability.for_each(
-        {key: here for key, here in settings.items() if key[1] in (*sparse, NOTHING)},
-        lambda key, here: random_walk.walks(here, n_walks=n_walks, seed=case_seeds[key]),
-    )
-
-# %% tags=["hide-input"]
-law = separability.table(shrinkage)
-every_response = separability.table(doses)
-responses = every_response[every_response["SAE"] != NOTHING]
-changed = pd.concat(
-    [separability.table(found).assign(shrinkage=name) for name, found in manipulated.items()]
-)
-related = dose_response.correlations(responses, seed=seed)
-walk = separability.table(walks)
-within = random_walk.within_walks(walk)
-record.tables |= {
-    "shrinkage": law, "dose_response": every_response, "shrinkage_changed": changed,
-    "correlations": related, "walks": walk,
-}  # fmt: skip
-record.claims += intervention_verdict.judge_push(law, responses)
-record.claims += intervention_verdict.judge_least(responses)
-record.claims += intervention_verdict.judge_correlations(related)
-record.claims += intervention_verdict.judge_shrinkage(law)
-record.claims += intervention_verdict.judge_manipulations(changed)
-record.claims += intervention_verdict.judge_walks(within)
+case3 = studies.SteeringExperiment(
+    cases, n_groups=n_groups, mse_weight=mse_weight, step=step, n_steps=n_steps,
+    n_bootstrap=n_bootstrap, n_walks=n_walks, seed=seed,
+)  # fmt: skip
+for name in studies.SteeringExperiment.TABLES:
+    with record.stage(name):
+        record.tables[name] = getattr(case3, name)
+law, responses = case3.shrinkage, case3.responses
+record.claims += studies.judge_steering(case3, tokens=positions)
 
 # %% [markdown]
 # ## The answer in one minute
@@ -224,28 +113,18 @@ record.claims += intervention_verdict.judge_walks(within)
 # the factor by which the codes should be larger, is above 1, and any enlargement helps until they are large enough. What this run found:
 
 # %% tags=["hide-input"]
-display(
-    Markdown(
-        intervention_verdict.answer_text(
-            law, responses, record.claims, within, random_label=NOTHING
-        )
-    )
-)
-
-# %% tags=["hide-input"]
-answer = intervention_verdict.by_autoencoder(law, every_response)
-record.tables["answer"] = answer
-answer.style.hide(axis="index")
+within = steering.within_walks(case3.walks)
+display(Markdown(studies.steering_answer_text(law, responses, record.claims, within)))
+record.tables["answer"] = studies.steering_answer(law, case3.dose_response)
+plots.shown(record.tables["answer"])
 
 # %% [markdown]
-# Ranges are over concepts. MSE is relative to the unedited code, under a valid push on separability alone. *rho\** is the factor at which
-# the error is least: all codes scaled about their mean, or the clusters moved *outward*; *helps up to* and *saves at best* follow from the
-# latter. Verdicts use intervals over sentence frames.
+# Ranges are over concepts. MSE is relative to the unedited code, under a valid push on separability alone. *rho\** is the factor at which the error is least: all codes scaled about their mean, or the
+# clusters moved *outward*; *helps up to* and *saves at best* follow from the latter. Verdicts use intervals over sentence frames.
 #
 # ## Why: the theorem of uniform scaling
 #
-# Let $x$ be the residuals of the tokens (rows), $z$ their codes with mean $\mu$, and $z W + b$ the decoder. Scale the codes about
-# their mean, $z' = \mu + \rho\,(z - \mu)$.
+# Let $x$ be the residuals of the tokens (rows), $z$ their codes with mean $\mu$, and $z W + b$ the decoder. Scale the codes about their mean, $z' = \mu + \rho\,(z - \mu)$.
 #
 # **Theorem.** AEDP is multiplied by exactly $\rho$, and
 #
@@ -255,51 +134,42 @@ answer.style.hide(axis="index")
 #
 # $$\rho^* = \frac{\langle x - \mu W - b,\; V \rangle}{\lVert V \rVert^2}.$$
 #
-# *Proof.* Centroids are means of codes, so $c_k' - c_l' = \rho\,(c_k - c_l)$: every distance is multiplied by $\rho$. The error
-# is $x - z' W - b = (x - \mu W - b) - \rho V$, and $\lVert A - \rho V \rVert^2$ is a parabola in $\rho$ with curvature
-# $\lVert V \rVert^2$ whose least value lies at $\langle A, V \rangle / \lVert V \rVert^2$. $\blacksquare$
+# *Proof.* Centroids are means of codes, so $c_k' - c_l' = \rho\,(c_k - c_l)$: every distance is multiplied by $\rho$. The error is $x - z' W - b = (x - \mu W - b) - \rho V$, and $\lVert A - \rho V
+# \rVert^2$ is a parabola in $\rho$ with curvature $\lVert V \rVert^2$ whose least value lies at $\langle A, V \rangle / \lVert V \rVert^2$. $\blacksquare$
 #
-# So the effect of *this* way to more separability has the sign of $1 - \rho^*$ at the unedited code: **more separable reconstructs better exactly
-# if $\rho^* > 1$**, that is if the SAE *shrinks*, as a penalty on the size of latents makes it do
-# {cite}`rajamanoharan2024`; it helps up to $2\rho^* - 1$, where the parabola is back at its height, and no further. The same holds if only the clusters move outward as they are,
-# $z_i' = z_i + (\rho - 1)(c_{k(i)} - \bar c)$: AEDP is again multiplied by $\rho$, the error is $x - z W - b - (\rho - 1) V$ with
-# $V_i = (c_{k(i)} - \bar c) W$ (0 for tokens without a cluster), and $\rho^* = 1 + \langle x - z W - b, V \rangle / \lVert V \rVert^2$.
+# So the effect of *this* way to more separability has the sign of $1 - \rho^*$ at the unedited code: **more separable reconstructs better exactly if $\rho^* > 1$**, that is if the SAE *shrinks*, as a
+# penalty on the size of latents makes it do {cite}`rajamanoharan2024`; it helps up to $2\rho^* - 1$, where the parabola is back at its height, and no further. The same holds if only the clusters move
+# outward as they are, $z_i' = z_i + (\rho - 1)(c_{k(i)} - \bar c)$: AEDP is again multiplied by $\rho$, the error is $x - z W - b - (\rho - 1) V$ with $V_i = (c_{k(i)} - \bar c) W$ (0 for tokens
+# without a cluster), and $\rho^* = 1 + \langle x - z W - b, V \rangle / \lVert V \rVert^2$.
 
 # %% mystnb={"image": {"alt": "In the book's run: rho* with 95 % intervals by concept. For the L1-ReLU SAE it lies between 1.1 and 1.2; for the TopK SAE and the dense autoencoder within 2 % of 1; for the random SAE on a random model near 0.5.", "classes": "dark-light"}, "figure": {"caption": "The scaling at which the error is least, with 95 % intervals over sentence frames. Right of 1 the autoencoder shrinks, and more separability helps until the point is reached.", "name": "optima"}}
-plots_intervention.plot_optima(law)
+plots.plot_optima(law).get_figure()
 
 # %%
-separability.with_intervals(law, {"rho* outward": " outward", "slope": ""})[
-    ["concept", "SAE", "rho* outward", "elasticity outward", "slope", "cosine"]
-].style.format(precision=2).hide(axis="index")
+columns = ["concept", "SAE", "rho* outward", "elasticity outward", "slope", "cosine"]
+bounds = {"rho* outward": " outward", "slope": ""}
+plots.shown(law, columns, intervals=bounds, precision=2)
 
 # %% [markdown]
-# The theorem is about scaling; what about the steepest way to more separability, the **gradient** of AEDP? Its *slope* is measured: per cent of error per
-# cent of separability at the unedited code, with its interval. *Elasticity outward* is what the theorem gives for clusters that move outward, and *cosine*
-# is that of the two directions.
+# The theorem is about scaling; what about the steepest way to more separability, the **gradient** of AEDP? Its *slope* is measured: per cent of error per cent of separability at the unedited code,
+# with its interval. *Elasticity outward* is what the theorem gives for clusters that move outward, and *cosine* is that of the two directions.
 
 # %% tags=["hide-input"]
 agreement = law["elasticity outward"].corr(law["slope"])
 record.numbers["theorem_against_gradient"] = float(agreement)
 same = int((law["elasticity outward"] * law["slope"] > 0).sum())
-display(
-    Markdown(
-        f"Theorem and gradient have the same sign in {same} of {len(law)} cases (r = {agreement:.3f}; the cases share "
-        f"concepts and autoencoders); cosines from {law['cosine'].min():.2f} to {law['cosine'].max():.2f}."
-    )
+Markdown(
+    f"Theorem and gradient have the same sign in {same} of {len(law)} cases (r = {agreement:.3f}; the cases share "
+    f"concepts and autoencoders); cosines from {law['cosine'].min():.2f} to {law['cosine'].max():.2f}."
 )
 
 # %% [markdown]
-# An experiment on the cause itself: rescale the decoder about the mean code, so that $\rho^*$ is 1 (shrinkage *taken away*) or 1.2 (*planted*).
-# Codes, clusters and AEDP stay as they are. For exact scaling the outcome would be a matter of algebra; a valid push is no exact scaling. The change of the
-# error at 1.2 times the separability:
+# An experiment on the cause itself: rescale the decoder about the mean code, so that $\rho^*$ is 1 (shrinkage *taken away*) or 1.2 (*planted*). Latents, clusters and AEDP stay as they are. For exact
+# scaling the outcome would be a matter of algebra; a valid push is no exact scaling. The change of the error at 1.2 times the separability:
 
 # %%
-separability.with_intervals(changed[changed["dose"] > 1], {"change": ""}).assign(
-    edit=lambda t: t["shrinkage"] + "; " + t["path"]
-).pivot(index=["concept", "SAE"], columns="edit", values="change").rename_axis(
-    columns=None
-).reset_index().style.hide(axis="index")
+changed = plots.with_intervals(case3.shrinkage_changed.query("dose > 1"), {"change": ""})
+changed.pivot(index=["concept", "SAE"], columns=["shrinkage", "path"], values="change")
 
 # %% [markdown]
 # ## A second theorem: directions that the decoder does not see
@@ -307,22 +177,19 @@ separability.with_intervals(changed[changed["dose"] > 1], {"change": ""}).assign
 # There are more latents than dimensions, so some directions of the code are invisible to the decoder. Clusters can be moved apart along them
 # as far as one likes without any change of the reconstruction.
 #
-# **Theorem.** Let $\bar e_k$ be the mean error of cluster $k$, of $n_k$ tokens, and $P$ the projection on the span of
-# the decoder's active directions. The least MSE of any free edit is
+# **Theorem.** Let $\bar e_k$ be the mean error of cluster $k$, of $n_k$ tokens, and $P$ the projection on the span of the decoder's active directions. The least MSE of any free edit is
 #
 # $$\mathrm{MSE}_0 - \frac{1}{n d} \sum_k n_k \lVert P \bar e_k \rVert^2 ,$$
 #
 # and if the directions are linearly dependent, it is reached **at every ratio of AEDP from some $\rho_0$ on**.
 #
-# *Proof.* A shift of cluster $k$ by $\delta_k$ moves its reconstructions by $\delta_k W$, and changes the error by
-# $\frac{1}{nd} \sum_k n_k (\lVert \delta_k W \rVert^2 - 2 \langle \delta_k W, \bar e_k \rangle)$, least if $\delta_k W = P \bar e_k$. This fixes
-# $\delta_k$ up to the null space of $W$, which is not trivial. Let all centroids agree there: AEDP is then that
-# of their parts outside the null space, the least one, $\rho_0$. Move them apart in it: AEDP grows continuously without bound, and the error stays. $\blacksquare$
+# *Proof.* A shift of cluster $k$ by $\delta_k$ moves its reconstructions by $\delta_k W$, and changes the error by $\frac{1}{nd} \sum_k n_k (\lVert \delta_k W \rVert^2 - 2 \langle \delta_k W, \bar
+# e_k \rangle)$, least if $\delta_k W = P \bar e_k$. This fixes $\delta_k$ up to the null space of $W$, which is not trivial. Let all centroids agree there: AEDP is then that of their parts outside
+# the null space, the least one, $\rho_0$. Move them apart in it: AEDP grows continuously without bound, and the error stays. $\blacksquare$
 
 # %%
-law[law["SAE"] != NOTHING][["concept", "SAE", "least MSE", "free from"]].style.format(
-    precision=3
-).hide(axis="index")
+learned = law[law["SAE"] != studies.NOTHING]
+plots.shown(learned, ["concept", "SAE", "least MSE", "free from"])
 
 # %% [markdown]
 # *Least MSE* is the share of the error that no free edit removes, *free from* is $\rho_0$ (inf: no unseen direction). From this ratio on more separability goes with
@@ -331,40 +198,26 @@ law[law["SAE"] != NOTHING][["concept", "SAE", "least MSE", "free from"]].style.f
 #
 # ## Every objective, every control
 #
-# Adam on the clusters' shifts, from the unedited code, at most `n_steps` steps, no iterate selected. *Separate* and *gather* are
-# $\mp \log \mathrm{AEDP} + \lambda\,\mathrm{MSE}$; *Gromov-Wasserstein* pulls the centroids' arrangement in the latents to that in the
-# residual stream; MSE counts relative to the unedited code, so that $\lambda$ means the same for every model. *Separability only*
+# Adam on the clusters' shifts, from the unedited code, at most `n_steps` steps, no iterate selected. *Separate* and *gather* are $\mp \log \mathrm{AEDP} + \lambda\,\mathrm{MSE}$; *Gromov-Wasserstein*
+# pulls the centroids' arrangement in the latents to that in the residual stream; MSE counts relative to the unedited code, so that $\lambda$ means the same for every model. *Separability only*
 # follows the gradient of AEDP alone, up to 1.5 and down to 0.5.
 
 # %% mystnb={"image": {"alt": "In the book's run, months: error against separability for two SAEs, free and valid edits. From the unedited code, objectives with an error term fall to lower errors whether they separate or gather; pushes on separability alone follow the parabola of uniform scaling, upward on both sides for the TopK SAE, with a dip right of 1 for the L1 SAE; random directions rise.", "classes": "dark-light"}, "figure": {"caption": "Error against separability along every path, first concept; circle: the unedited code; points: the last iterates. In the book's run more separability goes with low errors and with high ones: what decides is the direction.", "name": "paths"}}
-plots_intervention.plot_paths(
-    {label: paths[names[0], label] for label in sparse},
-    {label: scaling.uniform_scaling(settings[names[0], label]) for label in sparse},
-    {label: scaling.least_mse(here) / here.mse for label in sparse for here in [settings[names[0], label]]},
-)  # fmt: skip
+first = {label: case.latents for (name, label), case in case3.learned.items() if name == names[0]}
+plots.plot_paths(
+    {label: case3.trajectories[names[0], label] for label in first},
+    {label: steering.uniform_scaling(latents) for label, latents in first.items()},
+    {label: steering.least_mse(latents) / latents.mse for label, latents in first.items()},
+)
 
 # %%
-with record.stage("summary of the paths"):
-    summary = separability.table(
-        separability.for_each(
-            {key: settings[key] for key in full},
-            lambda key, here: separability.summary(here, paths[key]),
-        )
-    )
-record.tables["paths"] = summary
-summary[(summary["concept"] == names[0]) & (summary["SAE"] == sparse[0])].drop(
-    columns=["concept", "SAE"]
-).style.format(precision=3, na_rep="–").hide(axis="index")
-
-# %% tags=["hide-input"]
-counts = intervention_verdict.effect_counts(summary)
-record.numbers["objectives"] = dict(counts)
-display(
-    Markdown(
-        f"Over {counts['pairs']} cases and kinds of edit, *separate* ends below the unedited error in {counts['separate lower']}, *gather* in "
-        f"{counts['gather lower']}; *separate* ends below *gather* in {counts['separate below gather']}. Converged: {counts['converged']} of "
-        f"{counts['runs']} optimisations."
-    )
+of_first = case3.paths.query("concept == @names[0] and SAE == @model.sparse[0]")
+display(plots.shown(of_first.drop(columns=["concept", "SAE"])))
+counts = record.numbers["objectives"] = dict(studies.objective_counts(case3.paths))
+Markdown(
+    f"Over {counts['pairs']} cases and kinds of edit, *separate* ends below the unedited error in {counts['separate lower']}, *gather* in "
+    f"{counts['gather lower']}; *separate* ends below *gather* in {counts['separate below gather']}. Converged: {counts['converged']} of "
+    f"{counts['runs']} optimisations."
 )
 
 # %% [markdown]
@@ -377,20 +230,16 @@ display(
 # All concepts and SAEs:
 
 # %% tags=["hide-output"]
-summary.style.format(precision=3, na_rep="–").hide(axis="index")
+plots.shown(case3.paths)
 
 # %% [markdown]
 # ## Dose and response
 #
-# Now separability is set, and the error read off: at 0.5, 0.8, 1, 1.2 and 1.5 times its value `[authors' notes]`. A *push* follows
-# the gradient of AEDP; *least error* is the least that is found at this dose. Bands cover the choice of
-# prompts (95 %, the edit held fixed).
+# Now separability is set, and the error read off: at 0.5, 0.8, 1, 1.2 and 1.5 times its value `[authors' notes]`. A *push* follows the gradient of AEDP; *least error* is the least that is found at
+# this dose. Bands cover the choice of prompts (95 %, the edit held fixed).
 
 # %% mystnb={"image": {"alt": "In the book's run: error against dose for two SAEs, three concepts. Pushed, both SAEs have a valley: at 1 for TopK, right of 1 for L1. The least error of free edits falls to a floor and stays flat. The least error of valid edits has its valley at 1 for TopK and near 1.2 for L1.", "classes": "dark-light"}, "figure": {"caption": "The error at a set separability. A causal effect of separability as such would be a falling line; in the book's run there are valleys, and floors.", "name": "doses"}}
-plots_intervention.plot_doses(
-    responses,
-    [PUSH["valid"], LEAST["free"], LEAST["valid"]],
-)
+plots.plot_doses(responses, ["pushed, valid", "least error, free", "least error, valid"])
 
 # %% [markdown]
 # What a dose does to the codes of the first concept, pushed and valid:
@@ -398,58 +247,40 @@ plots_intervention.plot_doses(
 
 # %% mystnb={"figure": {"caption": "The clusters at one dose of separability, and what it costs. Above: codes on the plane of the unedited centroids (rings), with the edited centroids (black). Below: the error of this edit (orange) on the curve of the figure before.", "name": "dose-slider"}}
 def at_dose(dose):
-    here = {label: settings[names[0], label] for label in sparse}
-    with workers() as pool:
-        pushed = pool.map(
-            lambda one: dose_response.edited_at(one, PUSH["valid"], dose), here.values()
-        )
-        found = dict(zip(here, pushed, strict=True))
-    errors = {
-        label: (mse(one, found[label].edited) / one.mse).item() for label, one in here.items()
-    }
-    curve = responses[(responses["concept"] == names[0]) & (responses["path"] == PUSH["valid"])]
-    return plots_intervention.dose_frame(here, found, errors, curve, dose=dose)
+    return case3.frame(names[0], dose)
 
 
-with record.stage("dose slider"):
-    slider = interactive.frames(
-        map(at_dose, PAPER_SCALES),
-        control=f"Dose of separability ({names[0]})",
-        shows="A column an SAE: above, tokens and cluster centroids in the plane of the centroids; below, error against separability with this dose marked.",
-        start=PAPER_SCALES.index(1.2),
-    )
-display(slider)
+frames(
+    map(at_dose, steering.PAPER_SCALES), start=3, control=f"Dose of separability ({names[0]})",
+    shows="A column an SAE: above, tokens and cluster centroids in the plane of the centroids; below, error against separability with this dose marked.",
+)  # fmt: skip
 
 # %% [markdown]
 # With a kernel the next cell pushes to any other dose.
 
 # %%
-interactive.recompute(at_dose, dose=(0.4, 2.0, 0.05))
+recompute(at_dose, dose=(0.4, 2.0, 0.05))
 
 # %%
-related[(related["over"].isin(["SAE", "all"])) & (related["method"] == "pearson")][
-    ["SAE", "path", "r", "low", "high", "p", "n"]
-].style.format(precision=3, na_rep="–").hide(axis="index")
+pooled = case3.correlations.query("over in ['SAE', 'all'] and method == 'pearson'")
+plots.shown(pooled, ["SAE", "path", "r", "low", "high", "p", "n"])
 
 # %% [markdown]
-# Pearson correlation of AEDP and error over the doses, within cases, pooled over concepts (the record holds every case, concept and
-# Spearman too). Reported is -0.89 to -0.97 `[second-hand]`. What does such a number say here? The paper's doses reach down to a half and up to one and a half, so a valley at 1 that is as steep
-# on a logarithmic scale gives no correlation, and a line that falls to $\rho_0$ and then stays flat (the least error of free edits) a strong negative one, though more
-# separability than $\rho_0$ does nothing. The curve says more than its r.
+# Pearson correlation of AEDP and error over the doses, within cases, pooled over concepts (the record holds every case, concept and Spearman too). Reported is -0.89 to -0.97 `[second-hand]`. What
+# does such a number say here? The paper's doses reach down to a half and up to one and a half, so a valley at 1 that is as steep on a logarithmic scale gives no correlation, and a line that falls to
+# $\rho_0$ and then stays flat (the least error of free edits) a strong negative one, though more separability than $\rho_0$ does nothing. The curve says more than its r.
 #
 # ## The control that decides
 #
-# The public code takes a step of random noise for the gradient, and measures the error after standardising latents and
-# residual token by token `[authors' code]`: codes for which no SAE was trained. Below, clusters take such random walks (ten iterates, all kept), and
-# both errors are read off: on the trained models, and on a random model with a random SAE.
+# The public code takes a step of random noise for the gradient, and measures the error after standardising latents and residual token by token `[authors' code]`: codes for which no SAE was trained.
+# Below, clusters take such random walks (ten iterates, all kept), and both errors are read off: on the trained models, and on a random model with a random SAE.
 
 # %% mystnb={"image": {"alt": "In the book's run: random walks. Against separability the SAE's own error rises in every walk, on trained and on random models; the authors' z-scored error falls in nearly every walk, on the random model as well.", "classes": "dark-light"}, "figure": {"caption": "Random walks of the clusters, one line each. In the book's run the SAE's own error rises while the z-scored one falls, with and without learning.", "name": "walks"}}
-plots_intervention.plot_walks(walk)
+plots.plot_walks(case3.walks)
 
 # %%
-spearman = random_walk.medians(within)
-record.tables["walk_correlations"] = spearman
-spearman.style.format(precision=2).hide(axis="index")
+record.tables["walk_correlations"] = steering.medians(within)
+plots.shown(record.tables["walk_correlations"], precision=2)
 
 # %% [markdown]
 # The table holds the Spearman correlation of AEDP and error within a walk (one random pair; walks differ in their noise). Why does the z-scored error fall? Standardising divides a sparse code by its
@@ -461,56 +292,25 @@ spearman.style.format(precision=2).hide(axis="index")
 # error, and (right) on the z-scored one.
 
 # %%
-with record.stage("z-scored objectives"):
-    by_kind = separability.for_each(
-        {(key[0], kind): nothing[key] for key in list(nothing)[:1] for kind in ("free", "valid")},
-        lambda key, here: separability.intervene_all(
-            here, kinds=[key[1]], mse_weight=mse_weight, measure="z-scored", step=step,
-            n_steps=n_steps, seed=seed,
-        ),
-    )  # fmt: skip
-    scored_paths = [path for found in by_kind.values() for path in found]
-beside = summary[(summary["SAE"] == NOTHING) & (summary["path"] != "all codes scaled to rho*")][
-    ["path", "kind", "AEDP", "MSE", "z-scored"]
-].reset_index(drop=True)
-beside["AEDP, z-scored objective"] = [p.aedp for p in scored_paths]
-beside["z-scored, z-scored objective"] = [p.mse for p in scored_paths]
-record.tables["random_pair"] = beside
-beside.style.format(precision=2, na_rep="–").hide(axis="index")
+plots.shown(case3.random_pair, precision=2)
 
 # %% [markdown]
 # ## What the model makes of it
 #
-# MSE is not the only judge. The edited reconstruction is put back at the hook, for the content tokens, and the rest of the model runs on: for
-# a sentence encoder, the cosine of the sentence embedding to that of the untouched model; for a causal model, the rise of the
-# cross-entropy.
+# MSE is not the only judge. The edited reconstruction is put back at the hook, for the content tokens, and the rest of the model runs on: for a sentence encoder, the cosine of the sentence embedding
+# to that of the untouched model; for a causal model, the rise of the cross-entropy.
 
 # %%
 with record.stage("downstream"):
-    effects = {}
-    for name in names[:n_downstream]:
-        clean = downstream.outputs(
-            subject.model, seen[name].tokens, seen[name].hook, seen[name].residuals
-        )
-        for label in sparse:
-            effects[name, label] = separability.downstream_effects(
-                subject.model, autoencoders[label], seen[name], settings[name, label],
-                [p for p in paths[name, label] if p.kind == "valid" and p.name in separability.DOWNSTREAM],
-                clean, n_bootstrap=n_bootstrap, seed=seed,
-            )  # fmt: skip
-effect = separability.table(effects)
-record.tables["downstream"] = effect
-if len(effect):
-    display(Markdown(separability.downstream_text(effect, downstream.effect_name(subject.model))))
+    effect = record.tables["downstream"] = case3.downstream(n_downstream)
+judged_by = steering.effect_name(model.model)
+Markdown(studies.downstream_text(effect, judged_by))
 
 # %% tags=["hide-output"]
-effect.style.format(precision=3).hide(axis="index").set_caption(
-    downstream.effect_name(subject.model)
-) if len(effect) else Markdown("Skipped: n_downstream is 0.")
+plots.shown(effect).set_caption(judged_by)
 
 # %% [markdown]
-# In the book's run *separate* and *gather* improve the embedding alike, and halving separability harms it more than raising it by half, at similar
-# errors.
+# In the book's run *separate* and *gather* improve the embedding alike, and halving separability harms it more than raising it by half, at similar errors.
 #
 # ## Entity tokens alone
 #
@@ -519,32 +319,17 @@ effect.style.format(precision=3).hide(axis="index").set_caption(
 
 # %% tags=["hide-input"]
 with record.stage("entity tokens"):
-    alone = {
-        name: separability.see(subject, c, grouping="entities")
-        for name, c in concepts.items()
-        if len(c.entities) > 1
-    }
-    entity_settings = {
-        (name, label): separability.setting(autoencoders[label], found, grouping="entities")
-        for name, found in alone.items()
-        for label in sparse
-    }
-    by_entity = separability.table(
-        separability.for_each(
-            entity_settings,
-            lambda key, here: separability.shrinkage(here, alone[key[0]].fold(n_groups)),
-        )
-    )
+    alone = [one for one in acts if len(one.concept.entities) > 1]
+    saes = {label: model.saes[label] for label in model.sparse}
+    entities = studies.cases_of(alone, saes=saes, grouping="entities")
+    by_entity = studies.SteeringExperiment(entities, n_groups=n_groups).shrinkage
 record.tables["shrinkage_entities"] = by_entity
-separability.with_intervals(by_entity, {"rho* outward": " outward", "slope": ""})[
-    ["concept", "SAE", "rho* outward", "slope", "helps up to", "gain", "free from"]
-].style.format(precision=2).hide(axis="index") if len(by_entity) else Markdown(
-    "Skipped: the prompts name no entities."
-)
+columns = ["concept", "SAE", "rho* outward", "slope", "helps up to", "gain", "free from"]
+skipped = Markdown("Skipped: the prompts name no entities.")
+skipped if by_entity.empty else plots.shown(by_entity, columns, intervals=bounds, precision=2)
 
 # %% [markdown]
-# *Gain* is the share of the error that the best enlargement saves. Where *free from* is inf, the entities' tokens use fewer features than there are dimensions, and no
-# direction is unseen.
+# *Gain* is the share of the error that the best enlargement saves. Where *free from* is inf, the entities' tokens use fewer features than there are dimensions, and no direction is unseen.
 #
 # ## Verdict
 #
@@ -557,15 +342,12 @@ separability.with_intervals(by_entity, {"rho* outward": " outward", "slope": ""}
 # | The effect comes and goes with shrinkage `[ours]` | taken away: the error rises beyond chance; planted: it falls | `case3-explained` |
 # | The correlation needs no learning `[ours]` | negative in every random walk on the random pair | `case3-artefact` |
 #
-# Cases share prompts, model and codes, and nothing is corrected for their number. The least error among valid codes is where a
-# search of fixed length ended, and no interval covers that end: where *left* is large (in the record's table `dose_response`), the
-# same inputs rounded otherwise can end elsewhere, and a verdict on `case3-own-effect` that hangs on so small a change is not settled.
+# Cases share prompts, model and codes, and nothing is corrected for their number. The least error among valid codes is where a search of fixed length ended, and no interval covers that end: where
+# *left* is large (in the record's table `dose_response`), the same inputs rounded otherwise can end elsewhere, and a verdict on `case3-own-effect` that hangs on so small a change is not settled.
 
 # %% tags=["hide-output"]
-claims = pd.DataFrame([vars(claim) for claim in record.claims])
-claims[["id", "subject", "statistic", "value", "low", "high", "p", "n", "verdict"]].style.format(
-    precision=3, na_rep="–"
-).hide(axis="index")
+claims = pd.DataFrame([vars(claim) | {"case": claim.case} for claim in record.claims])
+plots.shown(claims, ["id", "case", "statistic", "value", "low", "high", "p", "n", "verdict"])
 
 # %% [markdown]
 # ## Summary
@@ -597,7 +379,7 @@ claims[["id", "subject", "statistic", "value", "low", "high", "p", "n", "verdict
 # Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-reported_against_found(record.claims).style.hide(axis="index")
+plots.shown(studies.reported_against_found(record.claims))
 
 # %% [markdown]
 # ## Time and memory
@@ -606,4 +388,4 @@ reported_against_found(record.claims).style.hide(axis="index")
 pd.DataFrame(record.stages).T.style.format(precision=1)
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "intervention.record.json")))
+record.write()

@@ -13,8 +13,7 @@
 #   active features;
 # - where a small noise can make a rank **drop**, and where it cannot.
 #
-# The encoders are
-# SAELens classes with small random weights.
+# The encoders are those of SAELens with small random weights, written out in a few lines of torch.
 #
 # **Whose is what?** Observing the rank under noise is the paper's `[abstract]`. The rank rules are
 # {cite}`gavish2014,roy2007,marchenko1967`, the encoders {cite}`gao2024scaling,rajamanoharan2024`; their use here,
@@ -23,42 +22,36 @@
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown, display
+from numpy.linalg import matrix_rank, norm
 
-from saerepgeo_lib import plots, plots_noise, ranks, theory
-from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.records import Record
+from saerepgeo_lib import plots, synthetic
+from saerepgeo_lib.companion import Record
+from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.rank import weyl_bounds
+from saerepgeo_lib.synthetic import noise_aware_ranks, random_encoders, rank_of, spectrum
 
 # %matplotlib inline
-plots.style()
-
-# %% [markdown]
-# ## Parameters
+house_style()
 
 # %% tags=["parameters"]
 seed: int = 0  # seed of every random draw
@@ -67,24 +60,9 @@ width: int = 64  # latents of the small random encoders, at least 32
 n_draws: int = 200  # noise draws a check, at least 50
 
 # %%
-record = Record(
-    notebook="noise_and_rank",
-    parameters={name: globals()[name] for name in __annotations__},
-    seeds=[seed],
-    device="cpu",
-)
-if not 1 <= planted_rank <= 6 or width < 32 or n_draws < 50:
-    raise UserError(
-        "planted_rank lies between 1 and 6, width is at least 32 and n_draws at least 50, got "
-        f"{planted_rank}, {width} and {n_draws}"
-    )
-rng = np.random.default_rng(seed)
-generator = torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
+record = Record.start("noise_and_rank", globals())
+rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+normal = partial(torch.randn, generator=generator, dtype=torch.float64)
 
 # %% [markdown]
 # ## Exact rank is full at every noise level
@@ -92,19 +70,16 @@ def normal(*shape: int) -> torch.Tensor:
 # > **Statement 1.** Let $A$ be any $m \times n$ matrix and let $E$ have a density (as independent
 # > normal entries do). For every $s > 0$, $A + sE$ has rank $\min(m, n)$ with probability one.
 #
-# *Proof.* Take the $k \times k$ minor of some $k = \min(m, n)$ rows and columns. Its determinant
-# is a polynomial in the entries of $E$, and not the zero polynomial, since the product of
-# diagonal entries has coefficient $s^k$. The zero set of a nonzero polynomial has
-# Lebesgue measure zero (in one variable it is finite; Fubini does the rest), so $E$ falls on it with
-# probability zero. $\square$
+# *Proof.* Take the $k \times k$ minor of some $k = \min(m, n)$ rows and columns. Its determinant is a polynomial in
+# the entries of $E$, and not the zero polynomial, since the product of diagonal entries has coefficient $s^k$. The
+# zero set of a nonzero polynomial has Lebesgue measure zero (in one variable it is finite; Fubini does the rest), so
+# $E$ falls on it with probability zero. $\square$
 #
 # We plant rank 3 in a $20 \times 12$ matrix, and add noise from a ten-billionth upwards.
 
 # %%
-a = normal(20, 3) @ normal(3, 12)
-e = normal(20, 12)
-tiny_levels = [0, 1e-10, 1e-6, 1e-2, 1]
-exact = {level: theory.rank_of(a + level * e) for level in tiny_levels}
+a, e = normal(20, 3) @ normal(3, 12), normal(20, 12)
+exact = {level: matrix_rank(a + level * e) for level in (0, 1e-10, 1e-6, 1e-2, 1)}
 assert exact.pop(0) == 3 and set(exact.values()) == {12}
 
 # %% [markdown]
@@ -114,9 +89,8 @@ assert exact.pop(0) == 3 and set(exact.values()) == {12}
 #
 # ## How far can singular values move?
 #
-# > **Statement 2.** (Weyl.) $|s_i(A + E) - s_i(A)| \le \|E\|_2$ for every $i$. So the number of singular
-# > values above $\epsilon$ is certainly $r$ after the noise if
-# > $s_r(A) > \epsilon + \|E\|_2$ and $s_{r+1}(A) < \epsilon - \|E\|_2$.
+# > **Statement 2.** (Weyl.) $|s_i(A + E) - s_i(A)| \le \|E\|_2$ for every $i$. So the number of singular values above
+# > $\epsilon$ is certainly $r$ after the noise if $s_r(A) > \epsilon + \|E\|_2$ and $s_{r+1}(A) < \epsilon - \|E\|_2$.
 #
 # *Proof.* $s_i(A)$ is the distance from $A$ to the matrices of rank below $i$
 # ([Eckart and Young](cone_of_sspd_matrices.ipynb)). A distance to a fixed set changes by no
@@ -124,130 +98,88 @@ assert exact.pop(0) == 3 and set(exact.values()) == {12}
 #
 # We give a matrix the singular values 8, 6 and 4, put the threshold at 1.5, and raise the noise.
 
-# %%
+# %% mystnb={"image": {"alt": "In the book's run, above: four singular values against the noise level, each inside a band that widens linearly; the fourth starts at zero and crosses the threshold late. Below: the number of values above the threshold is certified as 3 for small noise; then the certified interval widens while the measured count stays at 3 for longer, and rises.", "classes": "dark-light"}, "figure": {"caption": "Weyl's bounds (shaded) and the rank that they certify. Thick: certified. Dashed: measured, not certified.", "name": "weyl"}}
 left, right = torch.linalg.qr(normal(40, 3)).Q, torch.linalg.qr(normal(12, 3)).Q
 a = left * torch.tensor([8.0, 6.0, 4.0], dtype=torch.float64) @ right.T
 e = normal(40, 12)
-e /= theory.spectrum(e)[0]
+e /= spectrum(e)[0]
 levels, threshold = np.linspace(0, 4, 81), 1.5
-spectra = np.array([theory.spectrum(a + level * e) for level in levels])
-
-# %%
-bounds = np.array(
-    [ranks.weyl_bounds(spectra[0], s, threshold=(threshold, threshold)) for s in levels]
-)
-counts = (spectra > threshold).sum(axis=1)
+spectra = np.array([spectrum(a + level * e) for level in levels])
+bounds = np.array([weyl_bounds(spectra[0], s, threshold=(threshold, threshold)) for s in levels])
+counts, sure = (spectra > threshold).sum(axis=1), bounds[:, 0] == bounds[:, 1]
 assert (np.abs(spectra - spectra[0]) <= levels[:, None] + 1e-12).all()
 assert (bounds[:, 0] <= counts).all() and (counts <= bounds[:, 1]).all()
-assert (counts[bounds[:, 0] == bounds[:, 1]] == 3).all()
-
-# %% mystnb={"image": {"alt": "In the book's run, above: four singular values against the noise level, each inside a band that widens linearly; the fourth starts at zero and crosses the threshold late. Below: the number of values above the threshold is certified as 3 for small noise; then the certified interval widens while the measured count stays at 3 for longer, and rises.", "classes": "dark-light"}, "figure": {"caption": "Weyl's bounds (shaded) and the rank that they certify. Thick: certified. Dashed: measured, not certified.", "name": "weyl"}}
-plots_noise.plot_weyl(levels, spectra, threshold, bounds, norm=1.0)
+assert (counts[sure] == 3).all()
+plots.plot_weyl(levels, spectra, threshold, bounds)
 
 # %%
-sure_to = levels[bounds[:, 0] == bounds[:, 1]].max()
+sure_to = record.numbers["certified_up_to"] = float(levels[sure].max())
 changed_at = levels[counts != 3].min() if (counts != 3).any() else np.inf
 assert sure_to < changed_at
-record.numbers["certified_up_to"] = float(sure_to)
-display(
-    Markdown(
-        f"Certified up to a noise norm of {sure_to:.2f}. The count first differs from 3 at "
-        f"{changed_at:.2f}: the certificate is safe, and cautious."
-    )
-)
+display(Markdown(
+    f"Certified up to a noise norm of {sure_to:.2f}. The count first differs from 3 at "
+    f"{changed_at:.2f}: the certificate is safe, and cautious."
+))  # fmt: skip
 
 # %% [markdown]
 # ## Ranks that know about noise
 #
 # White noise of standard deviation $\sigma$ in an $m \times n$ matrix has its largest singular value near
-# $\sigma(\sqrt m + \sqrt n)$, the Marchenko-Pastur edge. Counting what lies above the edge, or above
-# Gavish and Donoho's slightly higher threshold, finds a planted rank when the
-# noise is **white and additive**. We plant a low rank in 400 tokens of 32
-# dimensions, and for comparison plant nothing.
+# $\sigma(\sqrt m + \sqrt n)$, the Marchenko-Pastur edge. Counting what lies above the edge, or above Gavish and
+# Donoho's slightly higher threshold, finds a planted rank when the noise is **white and additive**. We plant a low
+# rank in 400 tokens of 32 dimensions, and for comparison plant nothing.
 
 # %%
 n_tokens, d, sigma = 400, 32, 0.5
 signal = normal(n_tokens, planted_rank) @ normal(planted_rank, d) / planted_rank**0.5
-planted = {"nothing planted": torch.zeros(n_tokens, d, dtype=torch.float64), "planted": signal}
+planted = {"nothing planted": torch.zeros_like(signal), "planted": signal}
 noise = sigma * normal(n_tokens, d)
-
-
-# %%
-def noise_aware(s: np.ndarray, shape: tuple[int, int], std: float) -> dict[str, int]:
-    return {
-        "Marchenko-Pastur": int(ranks.marchenko_pastur_rank(s, shape, noise_std=std).value),
-        "Gavish-Donoho": int(ranks.gavish_donoho_rank(s, shape, noise_std=std).value),
-        "Gavish-Donoho, std unknown": int(ranks.gavish_donoho_rank(s, shape).value),
-    }
-
-
-rows = []
-for std in (0.05, 0.25, 0.5, 1.0):
-    for name, x in planted.items():
-        noisy = x + std / sigma * noise
-        found = noise_aware(theory.spectrum(noisy), (n_tokens, d), std)
-        rows.append({"noise std": std, "residual": name, **found, "exact": theory.rank_of(noisy)})
-recovered = pd.DataFrame(rows)
-
-# %%
-with_signal = recovered[(recovered["residual"] == "planted") & (recovered["noise std"] <= sigma)]
-without = recovered[recovered["residual"] != "planted"]
+record.tables["recovered"] = recovered = pd.DataFrame(
+    {"noise std": std, "residual": name, **noise_aware_ranks(x + std / sigma * noise, std),
+     "exact": matrix_rank(x + std / sigma * noise)}
+    for std in (0.05, 0.25, 0.5, 1.0) for name, x in planted.items()
+)  # fmt: skip
+with_signal = recovered.query("residual == 'planted' and `noise std` <= @sigma")
+without = recovered.query("residual != 'planted'")
 assert (with_signal.filter(like="Gavish") == planted_rank).all(axis=None)
 assert (without["Gavish-Donoho"] == 0).all() and (recovered["exact"] == d).all()
 assert ((with_signal["Marchenko-Pastur"] - planted_rank).abs() <= 1).all()
-record.tables["recovered"] = recovered
 recovered.style.format({"noise std": "{:.2f}"}).hide(axis="index")
 
 # %% [markdown]
-# Gavish and Donoho's ranks find what was planted, and nothing where there is nothing. The
-# Marchenko-Pastur edge is the limit for large matrices, without a safety distance, so its count can be
-# one too high. (One noise draw, scaled, serves all levels.) The exact rank is full
-# everywhere, as Statement 1 says.
+# Gavish and Donoho's ranks find what was planted, and nothing where there is nothing. The Marchenko-Pastur edge is
+# the limit for large matrices, without a safety distance, so its count can be one too high. (One noise draw, scaled,
+# serves all levels.) The exact rank is full everywhere, as Statement 1 says.
 #
 # ### After an encoder the premise fails
 #
-# We now encode the same noisy tokens with random SAEs of width $8d$, and ask the
-# same rules, giving them the true root mean square of the noise that arrived in the codes,
-# $z(x + \varepsilon) - z(x)$. Already the **pre-activations** $x W + b$ break the premise
-# when there are more latents than dimensions: their noise $\varepsilon W$ is additive, but lives in the
-# $d$ directions of $W$, so it is not white.
+# We now encode the same noisy tokens with random SAEs of width $8d$, and ask the same rules, giving them the true
+# root mean square of the noise that arrived in the codes, $z(x + \varepsilon) - z(x)$. Already the
+# **pre-activations** $x W + b$ break the premise when there are more latents than dimensions: their noise
+# $\varepsilon W$ is additive, but lives in the $d$ directions of $W$, so it is not white.
 
 # %%
-saes = theory.random_saes(d, 8 * d, k=16, threshold=1.0, generator=generator)
+encoders = random_encoders(d, 8 * d, k=16, threshold=1.0, generator=generator)
 representations = {
     "residual": lambda x: x,
-    "pre-activations": lambda x: theory.pre_activations(saes["ReLU"], x),
-    "ReLU codes": lambda x: theory.pre_activations(saes["ReLU"], x).relu(),
-    "TopK codes": saes["TopK"].encode,
+    "pre-activations": encoders["ReLU"].pre_activations,
+    "ReLU codes": encoders["ReLU"],
+    "TopK codes": encoders["TopK"],
 }
-with torch.no_grad():
-    assert torch.equal(saes["ReLU"].encode(signal), representations["ReLU codes"](signal))
-
-# %%
-rows, over_edge = [], {}
-for label, represent in representations.items():
-    over_edge[label] = {}
-    for name, x in planted.items():
-        with torch.no_grad():
-            clean, noisy = represent(x), represent(x + noise)
-        std = (noisy - clean).square().mean().sqrt().item()
-        s, shape = theory.spectrum(noisy), tuple(noisy.shape)
-        over_edge[label][name] = s / (std * sum(np.sqrt(shape)))
-        rows.append({"representation": label, "residual": name, **noise_aware(s, shape, std)})
-encoded = pd.DataFrame(rows)
-
-# %%
-empty = encoded[encoded["residual"] != "planted"].set_index("representation")
-assert empty.loc["residual", "Gavish-Donoho"] == 0
-assert (empty.drop("residual")["Gavish-Donoho"] >= 1).all()
-full = encoded[encoded["residual"] == "planted"].set_index("representation")
-assert full.loc["residual", "Gavish-Donoho"] == planted_rank
-assert (full.drop("residual")["Gavish-Donoho"] != planted_rank).all()
-record.tables["encoded"] = encoded
+rows, over_edge = [], {label: {} for label in representations}
+for (label, represent), (name, x) in product(representations.items(), planted.items()):
+    measured, over_edge[label][name] = synthetic.noise_behind(represent, x, noise)
+    rows.append({"representation": label, "residual": name, **measured})
+measured = pd.DataFrame(rows)
+record.tables["encoded"] = encoded = measured.iloc[:, :5]
+by_label = encoded.pivot(index="representation", columns="residual", values="Gavish-Donoho")
+assert by_label.loc["residual"].to_dict() == {"nothing planted": 0, "planted": planted_rank}
+assert (by_label.drop("residual")["nothing planted"] >= 1).all()
+assert (by_label.drop("residual")["planted"] != planted_rank).all()
 encoded.style.hide(axis="index")
 
 # %% mystnb={"image": {"alt": "In the book's run: four panels of leading singular values divided by the white-noise edge. Residual: without a planted signal all lie below the edge or on it, with one as many as planted stand clear above it. Pre-activations, ReLU codes and TopK codes: many values lie above the edge even where nothing was planted.", "classes": "dark-light"}, "figure": {"caption": "The white-noise edge (dashed) separates signal from noise in the residual, and in nothing that comes after.", "name": "white-noise-edge"}}
-plots_noise.plot_against_edge(over_edge, shown=60)
+plots.plot_against_edge(over_edge, shown=60)
 
 # %% [markdown]
 # Where nothing was planted, everything above the edge is a false alarm, and after the encoder there are
@@ -257,24 +189,10 @@ plots_noise.plot_against_edge(over_edge, shown=60)
 # that is off shrugs off small noise; and it is concentrated in few directions.
 
 # %%
-rows = {}
-for label, represent in representations.items():
-    with torch.no_grad():
-        clean = represent(signal)
-        error = represent(signal + noise) - clean
-    on = clean > 0
-    rows[label] = {
-        "noise std where clean value > 0": error[on].std().item(),
-        "elsewhere": error[~on].std().item(),
-        "largest s / edge of white noise": theory.spectrum(error)[0]
-        / (error.square().mean().sqrt().item() * sum(np.sqrt(error.shape))),
-    }
-premises = pd.DataFrame(rows).T
-
-# %%
+premises = measured[measured["residual"] == "planted"].set_index("representation").iloc[:, 4:]
 ratio = premises["noise std where clean value > 0"] / premises["elsewhere"]
-assert abs(ratio["residual"] - 1) < 0.1 and abs(ratio["pre-activations"] - 1) < 0.1
-assert ratio["ReLU codes"] > 1.2 and ratio["TopK codes"] > 1.2
+assert (abs(ratio[["residual", "pre-activations"]] - 1) < 0.1).all()
+assert (ratio[["ReLU codes", "TopK codes"]] > 1.2).all()
 assert premises.iloc[0, 2] < 1.1 and (premises.iloc[1:, 2] > 1.2).all()
 record.tables["premises"] = premises.reset_index(names="representation")
 premises.style.format(precision=2)
@@ -282,10 +200,9 @@ premises.style.format(precision=2)
 # %% [markdown]
 # ## What encoders do to a rank
 #
-# > **Statement 3.** For $n$ tokens in $d$ dimensions, (i) pre-activations have rank at most $d + 1$.
-# > (ii) Tokens whose codes have one and the same set of active features have codes of rank at most
-# > $d + 1$, for ReLU, TopK and JumpReLU alike. (iii) Over several active sets the rank can be as
-# > large as the number of tokens or features.
+# > **Statement 3.** For $n$ tokens in $d$ dimensions, (i) pre-activations have rank at most $d + 1$. (ii) Tokens
+# > whose codes have one and the same set of active features have codes of rank at most $d + 1$, for ReLU, TopK and
+# > JumpReLU alike. (iii) Over several active sets the rank can be as large as the number of tokens or features.
 #
 # *Proof.* (i) $XW + \mathbf 1 b^\top$ is a sum of a matrix of rank at most $d$ and one of rank
 # at most 1. (ii) On one active set a code is the pre-activation with fixed columns set to
@@ -293,38 +210,23 @@ premises.style.format(precision=2)
 #
 # Three dimensions, a random encoder, more and more random tokens:
 
-# %%
-small = theory.random_saes(3, width, k=4, threshold=1.0, generator=generator)
+# %% mystnb={"image": {"alt": "In the book's run: exact rank against the number of tokens in three dimensions. Pre-activations stop at rank 4. Codes of the random ReLU, TopK and JumpReLU encoders climb far beyond, ReLU along the number of tokens for longest.", "classes": "dark-light"}, "figure": {"caption": "Rank of codes of tokens in three dimensions. The encoders are random: nothing was learned.", "name": "code-ranks"}}
+small = random_encoders(3, width, k=4, threshold=1.0, generator=generator)
 tokens = normal(2 * width, 3)
 token_counts = np.unique(np.geomspace(2, len(tokens), 16).astype(int))
-
-
-def codes(kind: str, x: torch.Tensor) -> torch.Tensor:
-    return small[kind].encode(x).detach()
-
-
-# %%
-pre = theory.pre_activations(small["ReLU"], tokens)
-code_ranks = {"pre-activations": np.array([theory.rank_of(pre[:n]) for n in token_counts])}
-for kind in small:
-    code_ranks[kind] = np.array([theory.rank_of(codes(kind, tokens[:n])) for n in token_counts])
-assert code_ranks["pre-activations"].max() == 4 and code_ranks["ReLU"].max() == width
-assert min(code_ranks[kind].max() for kind in small) > 4
-
-# %% mystnb={"image": {"alt": "In the book's run: exact rank against the number of tokens in three dimensions. Pre-activations stop at rank 4. Codes of the random ReLU, TopK and JumpReLU encoders climb far beyond, ReLU along the number of tokens for longest.", "classes": "dark-light"}, "figure": {"caption": "Rank of codes of tokens in three dimensions. The encoders are random: nothing was learned.", "name": "code-ranks"}}
-plots_noise.plot_code_ranks(token_counts, code_ranks)
+pre = small["ReLU"].pre_activations(tokens)
+codes = {"pre-activations": pre} | {kind: encode(tokens) for kind, encode in small.items()}
+code_ranks = {k: np.array([matrix_rank(z[:n]) for n in token_counts]) for k, z in codes.items()}
+top = record.numbers["largest_code_rank"] = {k: int(r.max()) for k, r in code_ranks.items()}
+assert top["pre-activations"] == 4 < min(top["TopK"], top["JumpReLU"]) and top["ReLU"] == width
+display(plots.plot_code_ranks(token_counts, code_ranks).figure)
 
 # %%
-top = {kind: int(values.max()) for kind, values in code_ranks.items()}
-record.numbers["largest_code_rank"] = top
-display(
-    Markdown(
-        "Largest ranks: "
-        + ", ".join(f"{kind} {rank}" for kind, rank in top.items())
-        + ". A rank of codes above the rank of the residual is thus no sign of learning: it is "
-        "why Case 1 has a random encoder among its nulls."
-    )
-)
+listed = ", ".join(f"{kind} {rank}" for kind, rank in top.items())
+display(Markdown(
+    f"Largest ranks: {listed}. A rank of codes above the rank of the residual is thus no sign of "
+    "learning: it is why Case 1 has a random encoder among its nulls."
+))  # fmt: skip
 
 # %% [markdown]
 # ## The margin of a code
@@ -349,52 +251,35 @@ display(
 # radius works. The cheap bound: $p_i - p_j \ge p_{(k)} - p_{(k+1)}$ and
 # $|w_i - w_j| \le 2 \max_j |w_j|$. $\square$
 #
-# `theory.step_to_threshold` and `theory.step_to_tie` return the shortest such steps. We go almost there,
+# `synthetic.step_to_threshold` and `synthetic.step_to_tie` return the shortest such steps. We go almost there,
 # and just beyond.
 
 # %%
-w = small["ReLU"].W_enc.detach().numpy()
-p = pre.numpy()
-steps = {
-    "ReLU": theory.step_to_threshold(p, w),
-    "TopK": theory.step_to_tie(p, w, k=4),
-    "JumpReLU": theory.step_to_threshold(p, w, threshold=1.0),
-}
-margins = {kind: np.linalg.norm(step, axis=1) for kind, step in steps.items()}
-by_size = np.sort(p, axis=1)[:, ::-1]
-cheap = (
-    np.minimum((by_size[:, 3] - by_size[:, 4]) / 2, by_size[:, 3]) / np.linalg.norm(w, axis=0).max()
-)
-assert (cheap <= margins["TopK"] + 1e-12).all()
-
-
-# %%
-def moved(kind: str, by: np.ndarray) -> np.ndarray:
-    after = theory.active_sets(small[kind], tokens + torch.as_tensor(by))
-    return (after != theory.active_sets(small[kind], tokens)).any(axis=1)
-
-
+w, p = small["ReLU"].weight.numpy(), pre.numpy()
+to_zero, to_threshold = (synthetic.step_to_threshold(p, w, threshold=at) for at in (0, 1))
+steps = {"ReLU": to_zero, "TopK": synthetic.step_to_tie(p, w, k=4), "JumpReLU": to_threshold}
 for kind, step in steps.items():
-    assert not moved(kind, 0.999 * step).any() and moved(kind, 1.001 * step).all()
+    assert not small[kind].switches(tokens, 0.999 * step).any()
+    assert small[kind].switches(tokens, 1.001 * step).all()
+margins = {kind: norm(step, axis=1) for kind, step in steps.items()}
+fourth, fifth = np.sort(p, axis=1)[:, [-4, -5]].T
+cheap = np.minimum((fourth - fifth) / 2, fourth) / norm(w, axis=0).max()
+assert (cheap <= margins["TopK"] + 1e-12).all()
 
 # %% [markdown]
 # Along the shortest step the set changes exactly at the margin. Random steps need to be longer, and none
 # shorter than the margin ever changes a set:
 
-# %%
+# %% mystnb={"image": {"alt": "In the book's run: share of random steps that change the active set against their length in margins, for ReLU, TopK and JumpReLU. It is zero up to one margin and rises steadily beyond.", "classes": "dark-light"}, "figure": {"caption": "Within its margin a code keeps its active features, whatever the direction of the noise.", "name": "code-margins"}}
 factors = np.array([0.25, 0.5, 0.999, 1.5, 2, 4, 8, 16])
 directions = rng.standard_normal((n_draws, *tokens.shape))
-directions /= np.linalg.norm(directions, axis=2, keepdims=True)
-changed = {
-    kind: np.array(
-        [np.mean([moved(kind, f * margin[:, None] * u) for u in directions]) for f in factors]
-    )
-    for kind, margin in margins.items()
-}
+directions /= norm(directions, axis=2, keepdims=True)
+changed = {kind: np.zeros(len(factors)) for kind in margins}
+for kind, (i, factor) in product(margins, enumerate(factors)):
+    by = (factor * margins[kind][:, None] * u for u in directions)
+    changed[kind][i] = np.mean([small[kind].switches(tokens, step) for step in by])
 assert all((share[factors < 1] == 0).all() and share[-1] > 0 for share in changed.values())
-
-# %% mystnb={"image": {"alt": "In the book's run: share of random steps that change the active set against their length in margins, for ReLU, TopK and JumpReLU. It is zero up to one margin and rises steadily beyond.", "classes": "dark-light"}, "figure": {"caption": "Within its margin a code keeps its active features, whatever the direction of the noise.", "name": "code-margins"}}
-plots_noise.plot_margins(factors, changed)
+display(plots.plot_margins(factors, changed).figure)
 
 # %% [markdown]
 # Inside the ball the encoder is affine (Statement 3), so codes of any number of tokens there have
@@ -404,18 +289,16 @@ plots_noise.plot_margins(factors, changed)
 for kind, margin in margins.items():
     centre = int(margin.argmax())
     ball = tokens[centre] + 0.99 * margin[centre] * torch.as_tensor(directions[:, centre])
-    assert theory.rank_of(codes(kind, ball)) <= 3 + 1
-record.tables["margins"] = pd.DataFrame(margins)
-pd.DataFrame({kind: np.quantile(m, [0, 0.5, 1]) for kind, m in margins.items()},
-             index=["smallest margin", "median", "largest"]).style.format("{:.2g}")  # fmt: skip
+    assert matrix_rank(small[kind](ball)) <= 3 + 1
+record.tables["margins"] = table = pd.DataFrame(margins)
+table.agg(["min", "median", "max"]).style.format("{:.2g}")
 
 # %% [markdown]
 # ## On the tie
 #
-# > **Statement 5.** Let an encoder $z$ be Lipschitz with constant $L$ (ReLU: $L = \|W\|_2$), and let the codes $z(X)$ have
-# > rank $r$. Noise with $\|E\|_F < s_r(z(X)) / L$ cannot lower the rank. TopK and JumpReLU have no
-# > such constant: at ties and thresholds an arbitrarily small noise can lower a rank whose
-# > singular values are all large.
+# > **Statement 5.** Let an encoder $z$ be Lipschitz with constant $L$ (ReLU: $L = \|W\|_2$), and let the codes $z(X)$
+# > have rank $r$. Noise with $\|E\|_F < s_r(z(X)) / L$ cannot lower the rank. TopK and JumpReLU have no such
+# > constant: at ties and thresholds an arbitrarily small noise can lower a rank whose singular values are all large.
 #
 # *Proof.* $\|z(X+E) - z(X)\|_2 \le \|z(X+E) - z(X)\|_F \le L \|E\|_F < s_r$, and rank is lower semicontinuous (see [the cone](cone_of_sspd_matrices.ipynb)).
 # The second part by example. $\square$
@@ -425,29 +308,16 @@ pd.DataFrame({kind: np.quantile(m, [0, 0.5, 1]) for kind, m in margins.items()},
 # $(1 + \delta, -1)$, will do.
 
 # %%
-pair = theory.random_saes(3, 2, k=1, threshold=1.0, generator=generator)
-delta = 1e-9
-
-
-def tokens_with(pre_activations: list[list[float]]) -> torch.Tensor:
-    wanted = torch.tensor(pre_activations, dtype=torch.float64) - pair["TopK"].b_enc.detach()
-    return wanted @ torch.linalg.pinv(pair["TopK"].W_enc.detach())
-
-
-at_tie = tokens_with([[2 + delta, 2], [2, 2 + delta]])
-at_threshold = tokens_with([[1 + delta, -1]])
-
-# %%
-on_tie = theory.spectrum(pair["TopK"].encode(at_tie).detach())
-on_threshold = theory.spectrum(pair["JumpReLU"].encode(at_threshold).detach())
-assert np.allclose(on_tie, [2, 2]) and np.allclose(on_threshold, [1])
-distance = (at_tie[0] - at_tie[1]).norm().item()
-display(
-    Markdown(
-        f"The two tokens lie {distance:.1e} apart, yet the singular values of their TopK codes "
-        f"are {on_tie[0]:.2f} and {on_tie[1]:.2f}: rank 2, and far from rank 1."
-    )
-)
+pair = random_encoders(3, 2, k=1, threshold=1.0, generator=generator)
+top_k, jump, delta = pair["TopK"], pair["JumpReLU"], 1e-9
+at_tie = top_k.inputs_with(torch.tensor([[2 + delta, 2], [2, 2 + delta]], dtype=torch.float64))
+at_threshold = jump.inputs_with(torch.tensor([[1 + delta, -1]], dtype=torch.float64))
+on_tie = spectrum(top_k(at_tie))
+assert np.allclose(on_tie, [2, 2]) and np.allclose(spectrum(jump(at_threshold)), [1])
+display(Markdown(
+    f"The two tokens lie {norm(at_tie[0] - at_tie[1]):.1e} apart, yet the singular values of their "
+    f"TopK codes are {on_tie[0]:.2f} and {on_tie[1]:.2f}: rank 2, and far from rank 1."
+))  # fmt: skip
 
 # %% [markdown]
 # ## Where can small noise lower a rank?
@@ -455,89 +325,43 @@ display(
 # Now the whole list, each line with many noise draws. Every time we count how often the
 # rank fell and how often it rose. First the exact rank. The residual has rank 2 in three dimensions; to give the codes a
 # rank that could rise, some tokens occur twice.
-
-
-# %%
-def tally(x: torch.Tensor, rank: Callable, size: float) -> dict[str, float]:
-    before, after = rank(x), []
-    for _ in range(n_draws):
-        e = normal(*x.shape)
-        after.append(rank(x + size * e / e.norm()))
-    after = np.array(after)
-    return {
-        "noise": size,
-        "fell": np.mean(after < before),
-        "rose": np.mean(after > before),
-        "largest change": np.abs(after - before).max(),
-    }
-
-
-# %%
-flat = tokens[:20] @ torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
-twice = torch.cat([tokens[:10], tokens[:10]])
-lipschitz = theory.spectrum(w)[0]
-s_relu = theory.spectrum(codes("ReLU", twice))[theory.rank_of(codes("ReLU", twice)) - 1]
-s_topk = theory.spectrum(codes("TopK", twice))[theory.rank_of(codes("TopK", twice)) - 1]
-safe = min(margins["TopK"][:10].min(), s_topk / lipschitz)
-lines = {
-    "exact, residual": tally(flat, theory.rank_of, 0.99 * theory.spectrum(flat)[1]),
-    "exact, ReLU codes": tally(
-        twice, lambda x: theory.rank_of(codes("ReLU", x)), 0.99 * s_relu / lipschitz
-    ),
-    "exact, TopK codes, within margins": tally(
-        twice, lambda x: theory.rank_of(codes("TopK", x)), 0.99 * safe
-    ),
-}
-
-# %% [markdown]
+#
 # Then the exact rank on the tie and on the threshold, under a noise of a hundred-millionth.
-
-
-# %%
-def rank_in_pair(kind: str) -> Callable:
-    return lambda x: theory.rank_of(pair[kind].encode(x).detach())
-
-
-lines["exact, TopK codes, on a tie"] = tally(at_tie, rank_in_pair("TopK"), 1e-8)
-lines["exact, JumpReLU code, on a threshold"] = tally(at_threshold, rank_in_pair("JumpReLU"), 1e-8)
-
-# %% [markdown]
 # And ranks with a tolerance. The soft ranks get a generic matrix, and noise of two sizes. The relative
 # rank gets singular values just above and just below its threshold $\tau s_1$.
-
-
-# %%
-def soft(rule: str) -> Callable:
-    return lambda x: ranks.RULES[rule](theory.spectrum(x), tuple(x.shape)).value
-
-
-generic = normal(20, 6)
-for rule in ("effective", "participation", "stable"):
-    for size in (1e-2, 1e-4):
-        lines[f"{rule}, noise {size:g}"] = tally(generic, soft(rule), size)
-edge = torch.diag(torch.tensor([1, 0.01 * (1 + 1e-12), 0.01 * (1 - 1e-12)], dtype=torch.float64))
-lines["relative, at its threshold"] = tally(edge, soft("relative"), 1e-8)
-
-# %%
-table = pd.DataFrame(lines).T
-exact_safe = table.loc[[name for name in lines if name.startswith("exact") and "on a" not in name]]
-assert (exact_safe["fell"] == 0).all() and (exact_safe["rose"] > 0.9).all()
-on_edge = table.loc[[name for name in lines if "on a" in name]]
-assert (on_edge["fell"] > 0.2).all()
-both = table.loc[[name for name in lines if not name.startswith("exact")]]
-assert (both["fell"] > 0).all() and (both["rose"] > 0).all()
-
-# %% [markdown]
 # Continuity shows in the size of the change: a hundred times less noise, about a hundred times less change.
 
 # %%
-for rule in ("effective", "participation", "stable"):
-    change = table["largest change"]
+flat = tokens[:20] @ torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
+twice, lipschitz = tokens[:10].repeat(2, 1), spectrum(w)[0]
+least = {k: spectrum(z(twice))[rank_of(z(twice)) - 1] for k, z in small.items()}
+safe = min(margins["TopK"][:10].min(), least["TopK"] / lipschitz)
+changes = partial(synthetic.rank_changes, draw=normal, n_draws=n_draws)
+lines = {
+    "exact, residual": changes(flat, 0.99 * spectrum(flat)[1]),
+    "exact, ReLU codes": changes(twice, 0.99 * least["ReLU"] / lipschitz, encode=small["ReLU"]),
+    "exact, TopK codes, within margins": changes(twice, 0.99 * safe, encode=small["TopK"]),
+    "exact, TopK codes, on a tie": changes(at_tie, 1e-8, encode=top_k),
+    "exact, JumpReLU code, on a threshold": changes(at_threshold, 1e-8, encode=jump),
+}
+generic, soft = normal(20, 6), ("effective", "participation", "stable")
+for rule, size in product(soft, (1e-2, 1e-4)):
+    lines[f"{rule}, noise {size:g}"] = changes(generic, size, rule=rule)
+edge = torch.diag(torch.tensor([1, 0.01 * (1 + 1e-12), 0.01 * (1 - 1e-12)], dtype=torch.float64))
+lines["relative, at its threshold"] = changes(edge, 1e-8, rule="relative")
+
+# %%
+table = pd.DataFrame(lines).T
+fell, rose, change = table["fell"], table["rose"], table["largest change"]
+safe, on_edge, tolerant = fell.index[:3], fell.index[3:5], fell.index[5:]
+assert (fell[safe] == 0).all() and (rose[safe] > 0.9).all() and (fell[on_edge] > 0.2).all()
+assert (fell[tolerant] > 0).all() and (rose[tolerant] > 0).all()
+for rule in soft:
     assert change[f"{rule}, noise 0.0001"] < 0.05 * change[f"{rule}, noise 0.01"] < 0.05
+    assert np.isclose(rank_of(1e-9 * generic, rule), rank_of(generic, rule))
+    assert rank_of(0 * generic, rule) == 0
 record.tables["small_noise"] = table.reset_index(names="rank")
-table.style.format(
-    {"noise": "{:.0e}", "fell": "{:.0%}", "rose": "{:.0%}", "largest change": "{:.1g}"}
-)
+table.style.format("{:.2g}")
 
 # %% [markdown]
 # Why each line is as it is:
@@ -550,17 +374,9 @@ table.style.format(
 # | effective, participation, stable | yes, a little, and raise it | They are continuous functions of the singular values away from the zero matrix (sums and ratios with positive denominators, and $p \log p \to 0$); singular values move by at most $\lVert E \rVert_2$. At the zero matrix they are not continuous: $\epsilon A$ has the rank of $A$ for every $\epsilon > 0$. |
 # | relative | yes, by whole steps, and raise it | It counts $s_i > \tau s_1$; a value that sits at $\tau s_1$ crosses either way. Statement 2 with $\epsilon$ between $\tau(s_1 - \lVert E \rVert_2)$ and $\tau(s_1 + \lVert E \rVert_2)$ says where it cannot. |
 #
-# The last sentence of the fourth line, checked:
-
-# %%
-for rule in ("effective", "participation", "stable"):
-    rank = soft(rule)
-    assert np.isclose(rank(1e-9 * generic), rank(generic)) and rank(0 * generic) == 0
-
-# %% [markdown]
-# A warning about "exact" on a computer: it is a relative rank with a very small $\tau$, and so inherits the
-# last line at that scale. And *small* has a size in every line. A large noise can lower any
-# rank: it may push all tokens into one cell of the encoder.
+# The last sentence of the fourth line was checked too. A warning about "exact" on a computer: it is a relative rank
+# with a very small $\tau$, and so inherits the last line at that scale. And *small* has a size in every line. A large
+# noise can lower any rank: it may push all tokens into one cell of the encoder.
 #
 # ## Summary
 #
@@ -591,4 +407,4 @@ for rule in ("effective", "participation", "stable"):
 # ```
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "noise_and_rank.record.json")))
+record.write()

@@ -18,47 +18,32 @@
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import (
-    ablation,
-    latents,
-    models,
-    plots,
-    plots_calibration,
-    prompts,
-)
-from saerepgeo_lib.claims import reported_against_found
-from saerepgeo_lib.noise_sweep import RESIDUAL, randomized
-from saerepgeo_lib.records import Record
-from saerepgeo_lib.subject import load_subject
+import saerepgeo_lib as srg
+from saerepgeo_lib import plots, studies, synthetic
+from saerepgeo_lib.activations import fit_on
+from saerepgeo_lib.companion import Record
+from saerepgeo_lib.plots import house_style
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% tags=["parameters"]
 preset: str = (
@@ -76,15 +61,12 @@ score: str = "relative 0.01 range"  # the score that the verdict is about
 seed: int = 0  # seed of every random draw
 device: str = "auto"  # auto, cpu, cuda or mps
 
-# %%
-ablation.check_parameters(draws=draws, n_points=n_points, score=score)
-run_on = models.best_device(device)
-record = Record(
-    notebook="rank_rule_ablation",
-    parameters={name: globals()[name] for name in __annotations__ if name != "device"},
-    seeds=[seed],
-    device=run_on,
-)
+# %% tags=["hide-input"]
+record = Record.start("rank_rule_ablation", globals())
+with record.stage("load"):
+    model = srg.load(preset, model_name=model_name, hook=hook, dtype=dtype, device=device)
+record.numbers["model"] = model.describe()
+sparse = model.sparse
 
 # %% [markdown]
 # ## Strata and their smooth twins
@@ -102,7 +84,7 @@ record = Record(
 # A detector of stratification has to tell the strata from *all* of them.
 
 # %%
-sets = ablation.planted_sets(draws=draws, n=n_points, random_state=seed)
+sets = synthetic.planted_sets(draws=draws, n=n_points, random_state=seed)
 shown = {
     item.contrast or "strata": (item.points, item.dimension)
     for item in sets
@@ -110,7 +92,7 @@ shown = {
 }
 
 # %% mystnb={"image": {"alt": "Curved strata and their three smooth twins, each projected onto two directions. The strata show a ring of dimension 1 and clouds of dimension 2, 4 and 8 around a common point; the twins are one cloud, one cloud of dimension 4, and one ring.", "classes": "dark-light"}, "figure": {"caption": "One draw of curved strata and of its twins, on two principal directions.", "name": "planted"}}
-plots_calibration.plot_planted(shown)
+plots.plot_planted(shown)
 
 # %% [markdown]
 # ## Into the residual stream
@@ -122,25 +104,19 @@ plots_calibration.plot_planted(shown)
 # of the signal, twice the signal), one slot a prompt, and a permutation null of 19 draws for the SAEs.
 
 # %%
-concepts = [prompts.load_concept(name) for name in prompts.names_in(concept)]
-with record.stage("load"):
-    subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
-record.numbers["subject"] = subject.describe()
-autoencoders, sparse = subject.autoencoders, subject.sparse
-
-# %%
 with record.stage("residuals"):
-    real = torch.cat([subject.residuals(subject.tokens(given)).x for given in concepts])
+    names = concept.replace(" ", "").split(",")
+    real = torch.cat([model.activations(name).x for name in names])
 
 # %%
-place = ablation.placement(real)
+place = synthetic.placement(real)
 first = {"real tokens": real} | {
     f"{item.shape}, {item.contrast or 'strata'}": place(item.points)
     for item in sets
     if item.draw == 0
 }
 fit = pd.DataFrame(
-    [{"data": kind} | {label: latents.fvu(sae, x) for label, sae in autoencoders.items()}
+    [{"data": kind} | {label: fit_on(sae, x)["FVU"] for label, sae in model.saes.items()}
      for kind, x in first.items()]
 )  # fmt: skip
 record.tables["fit"] = fit
@@ -165,32 +141,47 @@ fit.style.format(precision=2).hide(axis="index")
 
 # %%
 with record.stage("scores"):
-    scores = ablation.score_table(sets, real, autoencoders, sparse=sparse)
+    scores = synthetic.score_table(sets, real, model.saes, sparse=sparse)
 with record.stage("auc"):
-    aucs = ablation.auc_table(scores)
+    aucs = synthetic.auc_table(scores)
 record.tables["auc"] = aucs
 
 # %% mystnb={"image": {"alt": "In the book's run: AUC with intervals of every score for strata against three kinds of smooth data. Against data of the same covariance and of the same mean dimension, the ranges of the relative and of the effective rank separate almost perfectly in the SAEs and as well in a random encoder. Against smooth data of the lowest dimension they have AUC 0. The MLE spread is near 1 in all panels in the TopK SAE and in the residual stream.", "classes": "dark-light"}, "figure": {"caption": "AUC of every score, mean over both shapes; bars: 95 % intervals. The permutation range is taken of the SAEs only.", "name": "aucs"}}
-compared = [RESIDUAL, *sparse, randomized(sparse[0])]
-plots_calibration.plot_aucs(aucs[aucs["shape"] == "both"], compared)
+random = f"random {sparse[0]}"
+plots.plot_forests(
+    aucs[(aucs["shape"] == "both") & aucs["representation"].isin(["residual", *sparse, random])],
+    panel="contrast", row="score", by="representation", values=("auc", "low", "high"), gap=0.18,
+    line=0.5, xlabel="AUC", title="strata against: {}", size=11, grid="y", legend="-",
+    xlim=(-0.03, 1.03), height=0.34 * aucs["score"].nunique() + 0.5,
+)  # fmt: skip
 
 # %% [markdown]
 # The same as ROC curves, for the verdict's score and a few others, in the first SAE:
 
 # %% mystnb={"image": {"alt": "In the book's run: ROC curves of four scores in the TopK SAE, against each kind of smooth data. The relative range rises at once in the upper panels and only at the far right in the lowest ones; the MLE spread rises at once in all.", "classes": "dark-light"}, "figure": {"caption": "ROC curves in the first SAE.", "name": "rocs"}}
 selected = list(dict.fromkeys([score, "effective range", "participation range", "MLE spread"]))
-plots_calibration.plot_rocs(ablation.roc_table(scores, sparse[0], selected))
+plots.plot_rocs(scores, sparse[0], selected)
 
 # %% [markdown]
 # ## What the relative range sorts by
 #
 # The distributions behind these areas say more than the areas do.
 
+
 # %% mystnb={"image": {"alt": "In the book's run: relative range of every planted set in the residual stream, the TopK SAE and its random encoder. In the encoders, lines and circles score highest by far, the strata come second, and smooth data of dimension 4 or of the strata's covariance lowest; the order is that of complexity.", "classes": "dark-light"}, "figure": {"caption": "The verdict's score of every planted set, a dot a set.", "name": "score-distributions"}}
-plots_calibration.plot_scores(scores, score, [RESIDUAL, sparse[0], randomized(sparse[0])])
+def distributions(score):
+    shown = scores["representation"].isin(["residual", sparse[0], random])
+    return plots.plot_forests(
+        scores[shown & (scores["score"] == score)].replace({"contrast": {"": "STRATA"}}),
+        panel="representation", row="contrast", by="shape", gap=0.22, look={"alpha": 0.7},
+        xlabel=score, grid="x", extra=0.9,
+    )  # fmt: skip
+
+
+distributions(score)
 
 # %% mystnb={"image": {"alt": "In the book's run: MLE spread of every planted set. In the residual stream, the TopK SAE and its random encoder the strata score above every kind of smooth data.", "classes": "dark-light"}, "figure": {"caption": "The MLE spread of every planted set.", "name": "spread-distributions"}}
-plots_calibration.plot_scores(scores, "MLE spread", [RESIDUAL, sparse[0], randomized(sparse[0])])
+distributions("MLE spread")
 
 # %%
 order = scores[scores["representation"].isin(sparse)].pivot_table(
@@ -217,7 +208,7 @@ display(
 # strata and *no* on everything else. (Permuted latents, Case 1's fourth null, start at their ceiling and are left out.)
 
 # %%
-said = ablation.verdicts(scores, score, sparse)
+said = synthetic.verdicts(scores, score, sparse)
 record.tables["verdicts"] = said
 yes = said.assign(yes=said["beyond all"] == "yes").groupby(said["data"] == "strata")["yes"]
 caught, alarms = (f"{yes.sum()[kind]} of {yes.size()[kind]}" for kind in (True, False))
@@ -241,15 +232,15 @@ display(
 # The least AUC of each score over the SAEs and both shapes, by kind of smooth data, in the real SAEs:
 
 # %%
-worst = ablation.worst_aucs(aucs, sparse)
+worst = synthetic.worst_aucs(aucs, sparse)
 record.tables["worst_auc"] = worst
 worst.style.format(precision=2).hide(axis="index")
 
 # %%
-record.claims += ablation.judge(aucs, score, sparse)
+record.claims += studies.judge_rank_rule(aucs, score, sparse)
 by_score = worst.set_index("score")
 ranges = by_score[by_score.index.str.endswith("range")]
-matched = ranges[list(ablation.CONTRASTS[:2])].min(axis=1)
+matched = ranges[["same covariance", "same mean dimension"]].min(axis=1)
 level = matched[matched >= matched.max() - 0.05]
 blind = ranges.index[ranges["lowest dimension"] < 0.5]
 record.numbers["best_rules_on_matched_data"] = list(level.index)
@@ -270,7 +261,7 @@ display(
 # %%
 pd.DataFrame(
     {
-        "data": c.subject,
+        "data": f"{c.autoencoder}, against {c.against}",
         "AUC": f"{c.value:.2f}",
         "95 % interval": f"{c.low:.2f} to {c.high:.2f}",
         "n": c.n,
@@ -321,13 +312,11 @@ pd.DataFrame(
 # Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-reported_against_found(record.claims).style.hide(axis="index")
+studies.reported_against_found(record.claims).style.hide(axis="index")
 
 # %% [markdown]
 # ## Time and memory
 
 # %%
+record.write()
 pd.DataFrame(record.stages).T.style.format(precision=1)
-
-# %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "rank_rule_ablation.record.json")))

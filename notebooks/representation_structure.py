@@ -1,10 +1,9 @@
 # %% [markdown]
 # # Case 2 · Local and global representations, before and after sparse encoding
 #
-# Take the vectors of a concept's words: all tokens of sentences about months. They fall into
-# *local representations*, clusters of similar vectors; the clusters' arrangement is the *global
-# representation*. The paper says that sparse encoding changes both: it adds dimensions inside
-# the pieces, merges similar features, and so sharpens distinctions.
+# Take the vectors of a concept's words: all tokens of sentences about months. They fall into *local representations*, clusters of
+# similar vectors; the clusters' arrangement is the *global representation*. The paper says that sparse encoding changes both: it
+# adds dimensions inside the pieces, merges similar features, and so sharpens distinctions.
 #
 # On this page you will see
 #
@@ -14,56 +13,37 @@
 # - two controls that decide: a random encoder of equal L0, and a dense autoencoder;
 # - a verdict on each direction that the paper claims.
 #
-# **Whose is what?** Local and global representations, and the directions, are the paper's
-# `[abstract]` `[authors' notes]`; so is the pipeline with UMAP `[authors' code]`. The pipeline
-# without it, the measures on corresponding objects, the intervals and the controls are `[ours]`.
+# **Whose is what?** Local and global representations, and the directions, are the paper's `[abstract]` `[authors' notes]`; so is
+# the pipeline with UMAP `[authors' code]`. The pipeline without it, the measures on corresponding objects, the intervals and the
+# controls are `[ours]`.
 
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import (
-    interactive,
-    local_representations,
-    models,
-    plots,
-    plots_structure,
-    prompts,
-    structure,
-    structure_verdict,
-)
-from saerepgeo_lib import structure_table as case2
-from saerepgeo_lib.claims import reported_against_found
-from saerepgeo_lib.noise_sweep import RESIDUAL
-from saerepgeo_lib.records import Record
-from saerepgeo_lib.subject import load_subject
+import saerepgeo_lib as srg
+from saerepgeo_lib import geometry, plots, studies
+from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.plots.frames import frames, recompute
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -88,68 +68,52 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # %% [markdown]
 # ## From prompts to spaces
 #
-# As in [Case 1](stratified_manifold.ipynb), only **content tokens** count; padding, special tokens and
-# function words are left out, never clustered. Each token is represented in several *spaces*: the
-# residual stream, the latents of each autoencoder, and the latents of random encoders: random directions, a TopK
-# activation with the L0 of the SAE, several draws whose measures are averaged.
+# As in [Case 1](stratified_manifold.ipynb), only **content tokens** count; padding, special tokens and function words are left
+# out, never clustered. Each token is represented in several *spaces*: the residual stream, the latents of each autoencoder, and
+# the latents of random encoders: random directions, a TopK activation with the L0 of the SAE, several draws whose measures are
+# averaged.
 
-# %%
-case2.check_parameters(
-    concept=concept, n_umap_concepts=n_umap_concepts, min_cluster_size=min_cluster_size,
-    n_groups=n_groups, n_random=n_random, n_seeds=n_seeds,
-)  # fmt: skip
-run_on = models.best_device(device)
-names = prompts.names_in(concept)
-seeds = list(range(seed, seed + n_seeds))
-record = Record(
-    notebook="representation_structure",
-    parameters={name: globals()[name] for name in __annotations__ if name != "device"},
-    seeds=seeds,
-    device=run_on,
-)
-concepts = {name: prompts.load_concept(name, prompts_file or None) for name in names}
-
-# %%
+# %% tags=["hide-input"]
+record = Record.start("representation_structure", globals())
 with record.stage("load"):
-    subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
-record.numbers["subject"] = subject.describe()
-sparse = subject.sparse
+    model = srg.load(preset, model_name=model_name, hook=hook, dtype=dtype, device=device)
+record.numbers["model"] = model.describe()
 
 # %%
 with record.stage("spaces"):
-    views = {
-        name: case2.view(subject, prompt_set, n_random=n_random, seed=seed)
-        for name, prompt_set in concepts.items()
-    }
-case2.overview(views).style.hide(axis="index")
+    compared = {
+        name: srg.compare_geometry(
+            model.activations(name, prompts_file=prompts_file), n_groups=n_groups,
+            n_random=n_random, min_cluster_size=min_cluster_size, seed=seed,
+        )
+        for name in concept.replace(" ", "").split(",")
+    }  # fmt: skip
+first, sae, shown = next(iter(compared)), model.sparse[0], ["residual", *model.saes]
+overview = {
+    name: {"content tokens": len(case.acts), "entity tokens": int(case.acts.in_entity.sum()),
+           "frames": len(set(case.acts.frame))}
+    | {f"dims, {k}": space.reduced.shape[1] for k, space in case.spaces.items()}
+    for name, case in compared.items()
+}  # fmt: skip
+pd.DataFrame.from_dict(overview, orient="index")
 
 # %% [markdown]
 # ## Maps
 #
-# A map is a shadow; the measures below do not use it. Here are all tokens of a concept, in the residual stream and in
-# the latents, on the two leading principal directions of each space, with the largest clusters in colour. Clusters are found by
+# A map is a shadow; the measures below do not use it. Here are all tokens of a concept, in the residual stream and in the
+# latents, on the two leading principal directions of each space, with the largest clusters in colour. Clusters are found by
 # HDBSCAN in principal coordinates that keep the same 90 % of the variance in every space.
 
-# %%
-with record.stage("clusters"):
-    labels = {
-        name: {
-            space: local_representations.cluster_pca(found, min_cluster_size=min_cluster_size)
-            for space, found in view.spaces.items()
-        }
-        for name, view in views.items()
-    }
-first, shown = names[0], [RESIDUAL, *subject.autoencoders]
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Tokens of a concept and their largest clusters, in the residual stream and in the latents.", "name": "cluster-maps"}}
+def clustered(concept, least_size):
+    spaces = {k: compared[concept].spaces[k] for k in shown}
+    labels = {k: geometry.cluster_pca(x, min_cluster_size=least_size) for k, x in spaces.items()}
+    return plots.cluster_frame({k: x.full for k, x in spaces.items()}, labels, label=concept)
 
 
-# %% mystnb={"figure": {"caption": "Tokens of a concept and their largest clusters, in the residual stream and in the latents.", "name": "cluster-maps"}}
-def map_of(name, found):
-    points = {space: views[name].spaces[space].full for space in shown}
-    return plots_structure.cluster_frame(points, {s: found[s] for s in shown}, label=name)
-
-
-interactive.frames(
-    (map_of(name, labels[name]) for name in names),
+frames(
+    (clustered(name, min_cluster_size) for name in compared),
     control="Concept",
     shows="A panel a space: tokens on two principal directions, the largest clusters in colour.",
     choice=True,
@@ -158,185 +122,130 @@ interactive.frames(
 # %% [markdown]
 # With a kernel the next cell clusters anew, with the least size of a cluster that you set.
 
-
-# %%
-def clustered(concept, least_size):
-    return map_of(
-        concept,
-        {
-            space: local_representations.cluster_pca(
-                views[concept].spaces[space], min_cluster_size=least_size
-            )
-            for space in shown
-        },
-    )
-
-
-interactive.recompute(clustered, concept=names, least_size=(3, 30, 1))
+# %% tags=["hide-input"]
+recompute(clustered, concept=list(compared), least_size=(3, 30, 1))
 
 # %% [markdown]
-# What do the clusters hold? The largest ones in the residual stream and in the first SAE, with the share of their
-# tokens that belong to an entity and their commonest tokens:
+# What do the clusters hold? The largest ones in the residual stream and in the first SAE, with the share of their tokens that
+# belong to an entity and their commonest tokens:
 
 # %%
-display(
-    *(
-        case2.cluster_words(views[first], labels[first][space])
-        .style.hide(axis="index")
-        .set_caption(space)
-        for space in (RESIDUAL, sparse[0])
-    )
-)
-share = np.mean([
-    views[first].known[labels[first][RESIDUAL] == k].mean() > 0.5
-    for k in range(labels[first][RESIDUAL].max() + 1)
-])  # fmt: skip
-record.numbers["share_of_entity_clusters"] = float(share)
-display(
-    Markdown(
-        f"Of the clusters in the residual stream, {share:.0%} consist mostly of entity tokens; "
-        "the others of words of the sentences around them."
-    )
+acts, clusters = compared[first].acts, compared[first].clusters
+for k in ("residual", sae):
+    words = studies.cluster_words(acts, clusters[k])
+    display(words.style.hide(axis="index").set_caption(k))
+
+# %% tags=["hide-input"]
+of_entities = pd.Series(acts.in_entity.cpu()).groupby(clusters["residual"]).mean()
+share = float((of_entities.drop(-1, errors="ignore") > 0.5).mean())
+record.numbers["share_of_entity_clusters"] = share
+Markdown(
+    f"Of the clusters in the residual stream, {share:.0%} consist mostly of entity tokens; "
+    "the others of words of the sentences around them."
 )
 
 # %% [markdown]
 # ### The circle of the months
 #
-# Months and days lie on circles in language models {cite}`engels2024`. Below, the tokens of each entity on the
-# plane of the entities' means, joined in their given order. *Order* is 1 if the means run round a
-# circle at equal steps, and near 0 if they do not; the p-value permutes the entities.
+# Months and days lie on circles in language models {cite}`engels2024`. Below, the tokens of each entity on the plane of the
+# entities' means, joined in their given order. *Order* is 1 if the means run round a circle at equal steps, and near 0 if they do
+# not; the p-value permutes the entities.
 
 # %%
 with record.stage("circles"):
+    several = {k: c for k, c in compared.items() if len(c.acts.concept.entities) >= 4}
     circles = {
-        name: {
-            space: structure.entity_circle(
-                found.full[view.known], view.groups.entity[view.known], seed=seed
-            )
-            for space, found in view.single.items()
-        }
-        for name, view in views.items()
-        if len(view.entities) >= 4
+        (name, k): geometry.entity_circle(space.full, case.acts.entity, seed=seed)
+        for name, case in several.items()
+        for k, space in case.spaces.items()
     }
 
 # %% mystnb={"image": {"alt": "In the book's run: months on the plane of their means. The line in calendar order is a ring in the residual stream, in the TopK SAE and in the dense autoencoder; in the L1 SAE it crosses itself.", "classes": "dark-light"}, "figure": {"caption": "The entities of the first concept on the plane of their means; colours and line follow their order.", "name": "circle-maps"}}
-plots_structure.plot_entities(
-    {space: circles[first][space] for space in shown},
-    views[first].groups.entity[views[first].known],
-    views[first].entities,
-) if first in circles else Markdown("Skipped: fewer than four entities are named.")
+plots.plot_entities(
+    {k: circles[first, k] for k in shown}, acts.at("entity").entity, acts.concept.entities
+) if len(acts.concept.entities) >= 4 else Markdown("Skipped: fewer than four entities are named.")
 
 # %%
-ring = pd.DataFrame(
-    [(name, space, c.order, c.p) for name, found in circles.items() for space, c in found.items()],
+record.tables["circles"] = ring = pd.DataFrame(
+    [(*where, circle.order, circle.p) for where, circle in circles.items()],
     columns=["concept", "space", "order", "p"],
 )
-record.tables["circles"] = ring
 ring.style.format({"order": "{:.2f}", "p": "{:.3f}"}).hide(axis="index")
 
 # %% [markdown]
-# The order means something only where the entities have one: months and days do, elements by atomic number
-# at best. The plane is fitted in each space anew: a high order says that *a* circle is there, not that it is the same
-# plane.
+# The order means something only where the entities have one: months and days do, elements by atomic number at best. The plane is
+# fitted in each space anew: a high order says that *a* circle is there, not that it is the same plane.
 #
 # ## The table
 #
 # Every measure in every space, by the pipeline without UMAP. Lengths are divided by the radius of their space (the
-# root-mean-square distance from the mean, in the table too: a raw length is the product).
-# Intervals leave out one sentence frame at a time (the jackknife): they cover the choice of frames, not of entities.
-# Where the replicates do not vary, or are refused, there is none, and the record says why.
+# root-mean-square distance from the mean, in the table too: a raw length is the product). Intervals leave out one sentence frame
+# at a time (the jackknife): they cover the choice of frames, not of entities. Where the replicates do not vary, or are refused,
+# there is none, and the record says why.
 
 # %%
 with record.stage("measures"):
-    samples = {
-        name: structure.measure_spaces(
-            view.spaces, view.groups, n_groups=n_groups,
-            min_cluster_size=min_cluster_size, seed=seed,
-        )
-        for name, view in views.items()
-    }  # fmt: skip
-table = case2.joined(samples)
+    table = studies.joined_tables({name: case.table for name, case in compared.items()})
 record.tables["structure"] = table
-
-# %%
-case2.wide(
-    table[(table["concept"] == first) & table["space"].isin([RESIDUAL, *sparse])]
-).style.hide(axis="index")
+main = ["residual", *model.sparse]
+studies.wide_table(table.query("concept == @first and space in @main")).style.hide(axis="index")
 
 # %% [markdown]
 # All concepts and spaces, the controls among them, without intervals:
 
 # %% tags=["hide-output"]
-columns = list(dict.fromkeys(table["space"]))
-table.pivot_table("value", ["concept", "measure"], "space", sort=False)[columns].rename_axis(
-    columns=None
-).reset_index().style.format(precision=2).hide(axis="index")
+wide = table.pivot_table("value", ["concept", "measure"], "space", sort=False)
+wide = wide[table["space"].unique()].rename_axis(columns=None).reset_index()
+wide.style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
-# Read it with the [calibration](calibration.ipynb) beside it. Dimensions of small clusters are too low, by an
-# amount that depends on size and noise (see *median size*), so only differences between spaces of like clusters
-# say something; and where the two estimators differ by a factor of three, neither number is a dimension. MSTW over
-# clusters grows with their number. HDBSCAN's count and H0's count answer two different questions.
+# Read it with the [calibration](calibration.ipynb) beside it. Dimensions of small clusters are too low, by an amount that depends
+# on size and noise (see *median size*), so only differences between spaces of like clusters say something; and where the two
+# estimators differ by a factor of three, neither number is a dimension. MSTW over clusters grows with their number. HDBSCAN's
+# count and H0's count answer two different questions.
 #
-# The whole table, for any presets and concepts, as pandas frames: long for CSV, wide for LaTeX.
+# The whole table, for any preset and concepts, as pandas frames: long for CSV, wide for LaTeX.
 #
 # ```python
-# from saerepgeo_lib import structure_table
-# table = structure_table.compare(["minilm"], ["months", "days"])
+# model, names = srg.load("minilm"), ("months", "days")
+# tables = {name: srg.compare_geometry(model.activations(name)).table for name in names}
+# table = studies.joined_tables(tables).assign(preset="minilm")
 # table.to_csv("structure.csv")
-# structure_table.wide(table).to_latex("structure.tex")
+# studies.wide_table(table).to_latex("structure.tex")
 # ```
 #
 # ## The authors' pipeline, over seeds
 #
-# Standardise, scale rows to length one, UMAP to 50 dimensions, HDBSCAN `[authors' code]`. UMAP draws random
-# numbers: how much does the seed decide? *Stability* is the mean adjusted Rand index between the clusterings of two
-# seeds (1: the same). The dimensions here are those of the UMAP coordinates, as in the authors' code; they tell about
-# UMAP, which was asked for 50. Every seed runs on one core, so that it gives the same numbers each time; UMAP's
-# parallel mode would be faster and would not. The seeds are spread over the cores instead.
+# Standardise, scale rows to length one, UMAP to 50 dimensions, HDBSCAN `[authors' code]`. UMAP draws random numbers: how much
+# does the seed decide? *Stability* is the mean adjusted Rand index between the clusterings of two seeds (1: the same). The
+# dimensions here are those of the UMAP coordinates, as in the authors' code; they tell about UMAP, which was asked for 50. Every
+# seed runs on one core, so that it gives the same numbers each time; UMAP's parallel mode would be faster and would not. The
+# seeds are spread over the cores instead.
 
 # %%
 with record.stage("authors' pipeline"):
-    runs = {
-        name: {
-            space: local_representations.cluster_authors(
-                views[name].vectors[space], seeds, min_cluster_size=min_cluster_size
-            )
-            for space in (RESIDUAL, sparse[0])
-        }
-        for name in names[:n_umap_concepts]
-    }
-by_seed = pd.DataFrame(
-    [
-        {"concept": name, **row}
-        for name, found in runs.items()
-        for row in structure.seeds_table(found, views[name].groups.entity).to_dict("records")
-    ]
-)
-record.tables["authors"] = by_seed
-by_seed.style.format(precision=2).hide(axis="index")
+    by_seed = {
+        name: studies.authors_table(
+            {k: case.vectors[k] for k in ("residual", sae)}, case.acts.entity,
+            seeds=record.seeds, min_cluster_size=min_cluster_size,
+        )
+        for name, case in list(compared.items())[:n_umap_concepts]
+    }  # fmt: skip
+record.tables["authors"] = studies.joined_tables(by_seed)
+record.tables["authors"].style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
 # ## The same objects in both spaces
 #
-# Procrustes disparity compares arrangements of *corresponding* objects: the entities' tokens, the
-# entities' means, and clusters matched by the tokens that they share (never by their numbers). Small
-# disparities come cheap in large spaces, so the p-value counts ([calibration](calibration.ipynb#procrustes)).
+# Procrustes disparity compares arrangements of *corresponding* objects: the entities' tokens, the entities' means, and clusters
+# matched by the tokens that they share (never by their numbers). Small disparities come cheap in large spaces, so the p-value
+# counts ([calibration](calibration.ipynb#procrustes)).
 
 # %%
 with record.stage("procrustes"):
-    aligned = pd.DataFrame(
-        [
-            {"concept": name, **row}
-            for name, view in views.items()
-            if len(view.entities) >= 4
-            for row in structure.procrustes_table(
-                view.single, view.groups, min_cluster_size=min_cluster_size
-            ).to_dict("records")
-        ]
-    )
-record.tables["procrustes"] = aligned
-aligned.style.format(precision=3).hide(axis="index")
+    aligned = {name: studies.procrustes_table(case) for name, case in several.items()}
+record.tables["procrustes"] = studies.joined_tables(aligned)
+record.tables["procrustes"].style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
 # ## Verdict
@@ -351,73 +260,59 @@ aligned.style.format(precision=3).hide(axis="index")
 # | similar features merge `[abstract]` | homogeneity: do clusters hold one entity each? | - |
 # | distinctions are amplified `[abstract]` | mean distance of entities (AEDP), over the radius | + |
 #
-# A claim **holds** for a case (SAE and concept) if the difference has the claimed sign with its 95 % interval
-# over frames and p at most 0.05. The translation into a measure is ours; the paper's own definitions of merging and distinction
-# were not at hand.
+# A claim **holds** for a case (SAE and concept) if the difference has the claimed sign with its 95 % interval over frames and p
+# at most 0.05. The translation into a measure is ours; the paper's own definitions of merging and distinction were not at hand.
 
 # %%
-compared = pd.concat(
-    structure_verdict.compare_spaces(found, concept=name, sparse=sparse)
-    for name, found in samples.items()
-)
-record.tables["compared"] = compared
-record.claims += structure_verdict.judge(compared)
+differences = pd.concat(case.compared for case in compared.values())
+record.tables["compared"] = differences
+record.claims += studies.geometry_claims(differences)
 
 # %% mystnb={"image": {"alt": "In the book's run: six measures, SAE minus residual stream with intervals by concept, for two SAEs, the claimed side shaded. Dimensions lie on the unclaimed side, cluster counts and homogeneity around zero, the spanning tree over entities on the unclaimed side, the mean distance of entities on the claimed side in every case.", "classes": "dark-light"}, "figure": {"caption": "SAE minus residual stream, with 95 % intervals over frames. Shaded: the side that the paper claims. In the book's run only the distances of entities lie there.", "name": "differences"}}
-plots_structure.plot_differences(compared[compared["kind"] == "residual"], against=RESIDUAL)
+plots.plot_differences(differences.query("kind == 'residual'"))
 
 # %%
-agreed = structure_verdict.agreement(compared)
-record.tables["agreement"] = agreed
-display(Markdown(structure_verdict.verdict_text(agreed)))
+record.tables["agreement"] = studies.geometry_agreement(differences)
+Markdown(studies.geometry_verdict_text(record.tables["agreement"]))
 
 # %% [markdown]
-# Read the counts with care: cases share frames, model and encoders, so they are not independent, and nothing is corrected
-# for their number. Two of the claims are near-opposites on one arrangement: if the entities' means move apart relative to the
-# radius, their spanning tree grows as well, so "compressed" and "amplified" can hardly both hold. And the radius is that of all tokens,
+# Read the counts with care: cases share frames, model and encoders, so they are not independent, and nothing is corrected for
+# their number. Two of the claims are near-opposites on one arrangement: if the entities' means move apart relative to the radius,
+# their spanning tree grows as well, so "compressed" and "amplified" can hardly both hold. And the radius is that of all tokens,
 # frame words included; on entity tokens alone (below) it is that of the entities.
 #
 # ### Is it learned sparsity?
 #
 # A change is due to *learned* sparsity if it goes beyond both controls in the same direction: beyond the random encoder of equal
-# L0 (any sparse, wide code) and beyond the dense autoencoder (width and training). The last words of a line above count
-# that, where anything was found. In numbers, all comparisons of the first SAE:
+# L0 (any sparse, wide code) and beyond the dense autoencoder (width and training). The last words of a line above count that,
+# where anything was found. In numbers, all comparisons of the first SAE:
 
 # %%
-own = compared[compared["SAE"] == sparse[0]]
-own[["concept", "measure", "kind", "value", "low", "high", "outcome"]].style.format(
-    precision=2
-).hide(axis="index")
+differences.query("SAE == @sae")[
+    ["concept", "measure", "kind", "value", "low", "high", "outcome"]
+].style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
 # ## Entity tokens alone
 #
-# On all content tokens most clusters are frame words, and say little about the concept. Here are the same
-# measures on the entities' tokens only.
+# On all content tokens most clusters are frame words, and say little about the concept. Here are the same measures on the
+# entities' tokens only.
 
 # %%
 with record.stage("entity tokens"):
     alone = {
-        name: structure.measure_spaces(
-            {label: local_representations.space_of(x[view.known]) for label, x in view.vectors.items()},
-            view.groups.rows(view.known), n_groups=n_groups,
-            min_cluster_size=min_cluster_size, seed=seed,
-        )
-        for name, view in views.items()
-        if view.known.sum() >= 3 * min_cluster_size
-    }  # fmt: skip
-record.tables["structure_entities"] = case2.joined(alone)
-entity_compared = [
-    structure_verdict.compare_spaces(found, concept=f"{name} (entity)", sparse=sparse)
-    for name, found in alone.items()
-]
-if entity_compared:
-    record.tables["compared_entities"] = pd.concat(entity_compared)
-    record.claims += structure_verdict.judge(record.tables["compared_entities"])
-    entity_agreed = structure_verdict.agreement(record.tables["compared_entities"])
-    display(Markdown(structure_verdict.verdict_text(entity_agreed)))
-else:
-    display(Markdown("Skipped: too few entity tokens."))
+        name: case.entities
+        for name, case in compared.items()
+        if case.acts.in_entity.sum() >= 3 * min_cluster_size
+    }
+    tables = studies.joined_tables({name: case.table for name, case in alone.items()})
+record.tables["structure_entities"] = tables
+if alone:
+    differences = pd.concat(case.compared for case in alone.values())
+    record.tables["compared_entities"] = differences
+    record.claims += studies.geometry_claims(differences)
+    words = studies.geometry_verdict_text(studies.geometry_agreement(differences))
+Markdown(words if alone else "Skipped: too few entity tokens.")
 
 # %% [markdown]
 # ## Summary
@@ -447,7 +342,7 @@ else:
 # Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-reported_against_found(record.claims).style.hide(axis="index")
+studies.reported_against_found(record.claims).style.hide(axis="index")
 
 # %% [markdown]
 # ## Time and memory
@@ -456,4 +351,4 @@ reported_against_found(record.claims).style.hide(axis="index")
 pd.DataFrame(record.stages).T.style.format(precision=1)
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "representation_structure.record.json")))
+record.write()

@@ -17,39 +17,37 @@
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
 from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import models, plots, plots_training, prompts, study
-from saerepgeo_lib import separability_effects as compared
-from saerepgeo_lib import separability_study as trainings
-from saerepgeo_lib.claims import reported_against_found
-from saerepgeo_lib.errors import check_least
-from saerepgeo_lib.records import Record
+import saerepgeo_lib as srg
+from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.studies import (
+    SeparabilityEffects,
+    read_study,
+    reported_against_found,
+    runs_table,
+    small_version,
+)
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -62,16 +60,9 @@ seed: int = 0  # seed of the small version
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% tags=["hide-input"]
-check_least({"live_strength": (live_strength, 0), "live_samples": (live_samples, 10_000)})
-run_on = models.best_device(device)
-record = Record(
-    notebook="separability_training",
-    parameters={name: globals()[name] for name in __annotations__ if name != "device"},
-    seeds=[seed],
-    device=run_on,
-)
+record = Record.start("separability_training", globals())
 with record.stage("read"):
-    shipped = study.read_study(Path(results or study.study_file("separability")))
+    shipped = read_study(Path(results) if results else "separability")
 points = shipped["points"]
 
 # %% [markdown]
@@ -109,7 +100,7 @@ points = shipped["points"]
 # are small SAEs, compared with each other and not with the shipped ones.
 
 # %% tags=["hide-input"]
-runs = compared.runs_table(points)
+runs = runs_table(points)
 record.tables["runs"] = runs
 strengths = sorted(set(runs["strength"]))
 one = points[0]["point"]
@@ -138,10 +129,9 @@ spread.reset_index().style.format(precision=3).format(
 ).hide(axis="index")
 
 # %%
-changes = compared.matched(runs)
-found = compared.effects(changes)
-record.tables |= {"changes": changes, "effects": found}
-record.claims += compared.judge(found)
+found = SeparabilityEffects(runs)
+record.tables |= {"changes": found.changes, "effects": found.effects}
+record.claims += found.claims
 
 # %% [markdown]
 # ## The answer in one minute
@@ -150,7 +140,7 @@ record.claims += compared.judge(found)
 # on one side of 0.
 
 # %% tags=["hide-input"]
-display(Markdown(compared.answer_text(found, record.claims)))
+display(Markdown(found.answer))
 
 # %% [markdown]
 # **How much is that worth?** An interval from three seeds is wide (Student's factor is above 4, where many seeds would have about 2), and its verdicts are read off
@@ -165,7 +155,7 @@ display(Markdown(compared.answer_text(found, record.claims)))
 # A higher FVU is then the price of *this training*, and no evidence that separability itself costs reconstruction.
 
 # %%
-record.tables["own loss"] = own = compared.own_loss(runs)
+record.tables["own loss"] = own = found.own_loss
 own.style.format(precision=2).format("{:g}", subset=["strength", "n"]).hide(axis="index")
 
 # %% tags=["hide-input"]
@@ -190,7 +180,7 @@ display(
 # "separability helps" would look like; up and to the right is a price; up and to the left means that what was asked for is not what the measure sees.
 
 # %% mystnb={"image": {"alt": "Change of held-out FVU against change of separability, both in per cent of the baseline at equal L0; above that of groups of unseen text, below that of the entities; a column for TopK and one for L1-ReLU; small marks are seeds, large ones means with 95 % intervals, joined in order of strength from the baseline at the origin. In the shipped record all paths run up: to the right for groups, to the left for entities.", "classes": "dark-light"}, "figure": {"caption": "FVU against separability, as changes against the baseline of the same seed at equal L0. Above: of groups of held-out residuals, the objective itself. Below: of the entities.", "name": "pareto"}}
-plots_training.plot_pareto(changes, found)
+found.plot_pareto()
 
 # %% [markdown]
 # ## Every outcome
@@ -204,18 +194,19 @@ plots_training.plot_pareto(changes, found)
 # per cent of error per cent of separability at the codes as they are (entities' tokens).
 
 # %% mystnb={"image": {"alt": "A panel an outcome: its change by strength, for TopK and L1-ReLU, with 95 % intervals over seeds and a line at zero. In the shipped record the separability of groups and the FVU rise with strength, the separability of entities falls, and probing accuracy stays within its intervals of zero.", "classes": "dark-light"}, "figure": {"caption": "Change of every outcome by strength of the objective, against the baseline at equal L0. Points: seeds; bars: 95 % intervals over them.", "name": "outcomes"}}
-plots_training.plot_effects(changes, found)
+found.plot_outcomes()
 
 # %%
-compared.effects_shown(found).style.hide(axis="index")
+found.table.style.hide(axis="index")
 
 # %% tags=["hide-input"]
-beyond = changes[changes["outside"]].drop_duplicates(["kind", "strength", "seed"])
+compared = found.changes.drop_duplicates(["kind", "strength", "seed"])
+beyond = compared[compared["outside"]]
 record.numbers["outside"] = len(beyond)
 display(
     Markdown(
         f"Runs whose L0 lies outside that of their baselines, so that these are continued along a line: {len(beyond)} of "
-        f"{len(changes.drop_duplicates(['kind', 'strength', 'seed']))}. A claim on such a strength is not tested."
+        f"{len(compared)}. A claim on such a strength is not tested."
     )
 )
 
@@ -227,15 +218,16 @@ display(
 
 # %%
 with record.stage("residuals"):
-    model = models.load_model("minilm", device=run_on)
-    prompted = {name: trainings.probed(model, c) for name, c in prompts.load_concepts().items()}
-held_out = {name: prompted.pop(name) for name in trainings.CONCEPTS}
+    model = srg.load("minilm", device=record.device)
+    prompted = {name: model.activations(c) for name, c in srg.load_concepts().items()}
+held_out = {name: prompted.pop(name) for name in ("months", "days", "elements")}
 
 # %%
 with record.stage("live"):
-    live = trainings.demonstration(
-        prompted, held_out, strength=live_strength, n_samples=live_samples, seed=seed, device=run_on
-    )
+    live = small_version(
+        prompted, held_out, strength=live_strength, n_samples=live_samples, seed=seed,
+        device=record.device,
+    )  # fmt: skip
 record.tables["live"] = live
 live.style.format(precision=3).format("{:g}", subset=["strength"]).hide(axis="index")
 
@@ -280,4 +272,4 @@ reported_against_found(record.claims).style.hide(axis="index")
 pd.DataFrame(record.stages).T.style.format(precision=1)
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "separability_training.record.json")))
+record.write()

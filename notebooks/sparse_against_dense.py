@@ -19,39 +19,33 @@
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
-from saerepgeo_lib import models, noise_sweep, plots, plots_sparse_dense, prompts
-from saerepgeo_lib import sparse_dense_verdict as verdict
-from saerepgeo_lib.claims import reported_against_found
-from saerepgeo_lib.records import Record
-from saerepgeo_lib.study import read_study, study_file
-from saerepgeo_lib.subject import load_subject
+import saerepgeo_lib as srg
+from saerepgeo_lib import studies
+from saerepgeo_lib.activations import names_in
+from saerepgeo_lib.companion import Record
+from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.stats import variance_shares
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -60,24 +54,14 @@ plots.style()
 results: str = ""  # results of `saerepgeo study sparse-dense`; empty: those that come with the book
 rank_rule: str = "relative"  # relative or effective
 rank_mode: int = 3  # unfolding that the verdict is about: 1 prompt, 3 feature
-preset: str = (
-    "minilm"  # of the live check: minilm, gpt2-small, ...; your SAE: RELEASE:ID, or a folder
-)
+preset: str = "minilm"  # of the live check: or gpt2-small, ...; your SAE: RELEASE:ID, or a folder
 concept: str = "months,days,color,planets"  # concepts of the live check
 n_seeds: int = 3  # noise draws and random encoders of the live check
 seed: int = 0  # first of its seeds, and seed of the resampling
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %%
-verdict.check_parameters(rank_rule=rank_rule, rank_mode=rank_mode)
-seeds = list(range(seed, seed + n_seeds))
-run_on = models.best_device(device)
-record = Record(
-    notebook="sparse_against_dense",
-    parameters={name: globals()[name] for name in __annotations__ if name != "device"},
-    seeds=seeds,
-    device=run_on,
-)
+record = Record.start("sparse_against_dense", globals())
 
 # %% [markdown]
 # ## The grid
@@ -89,18 +73,19 @@ record = Record(
 
 # %%
 with record.stage("read the study"):
-    study = read_study(Path(results) if results else study_file("sparse-dense"))
-    table = verdict.variability_table(study["points"])
+    file = Path(results) if results else studies.study_file("sparse-dense")
+    study = studies.read_study(file)
+    comparison = studies.SparseDense(study["points"], rank_rule, rank_mode, random_state=seed)
+
+# %% tags=["hide-input"]
 recipe = study["points"][0]["point"]["recipe"]
 minutes = sum(point["seconds"] for point in study["points"]) / 60
-display(
-    Markdown(
-        f"{len(study['points'])} trainings of {recipe['n_samples']:,} tokens each, width "
-        f"{recipe['expansion']} times the model's, batches of {recipe['batch_size']}, learning rate "
-        f"{recipe['learning_rate']:g}; {minutes:.0f} minutes in all "
-        f"({study['made with']['device']}, torch {study['made with']['torch']}). "
-        f"Concepts: {', '.join(table['concept'].unique())}."
-    )
+Markdown(
+    f"{len(study['points'])} trainings of {recipe['n_samples']:,} tokens each, width "
+    f"{recipe['expansion']} times the model's, batches of {recipe['batch_size']}, learning rate "
+    f"{recipe['learning_rate']:g}; {minutes:.0f} minutes in all "
+    f"({study['made with']['device']}, torch {study['made with']['torch']}). "
+    f"Concepts: {', '.join(comparison.table['concept'].unique())}."
 )
 
 # %% [markdown]
@@ -116,19 +101,17 @@ display(
 # FVU and L0 on held-out text and on the concepts' content tokens; means over seeds.
 
 # %%
-record.tables["fit"] = fit = verdict.fit_table(study["points"])
+record.tables["fit"] = fit = comparison.fit
 fit.style.format(precision=3).format(precision=1, subset=["L0"]).hide(axis="index")
 
-# %%
-by_kind = fit.groupby("autoencoder", sort=False)["FVU content"].mean()
-display(
-    Markdown(
-        "**Read this beside every figure.** These are short trainings. On the concepts' tokens the unexplained share of the "
-        "variance is " + ", ".join(f"{value:.3f} ({kind})" for kind, value in by_kind.items())
-        + ". So sparse and dense differ in *how well* they fit, too, as they do at any budget: sparsity costs fit. "
-        "The kinds are not matched in it, nor are the two sparse kinds matched in L0."
-    )
-)  # fmt: skip
+# %% tags=["hide-input"]
+content = fit.groupby("autoencoder", sort=False)["FVU content"].mean()
+Markdown(
+    "**Read this beside every figure.** These are short trainings. On the concepts' tokens the unexplained share of the "
+    f"variance is {', '.join(f'{value:.3f} ({kind})' for kind, value in content.items())}. So sparse and dense differ in "
+    "*how well* they fit, too, as they do at any budget: sparsity costs fit. The kinds are not matched in it, nor are the "
+    "two sparse kinds matched in L0."
+)
 
 # %% [markdown]
 # ## Distributions
@@ -137,7 +120,7 @@ display(
 # Case 1. One dot is one concept and one seed.
 
 # %% mystnb={"image": {"alt": "In the shipped record: relative range by representation, one panel a block. In every block the dense autoencoder lies far to the right of the sparse ones and of the residual stream; random encoders of the sparse kinds lie near zero, below the trained ones.", "classes": "dark-light"}, "figure": {"caption": "Relative range of the rank profile by kind and block; a dot a concept and seed, bars at the medians. Open markers: random encoders.", "name": "distributions"}}
-plots_sparse_dense.plot_distributions(table, rule=rank_rule, mode=rank_mode)
+comparison.plot_distributions()
 
 # %% [markdown]
 # The *random dense AE* needs a word. A random encoder keeps the largest pre-activations, and of random ones only about half are
@@ -155,15 +138,11 @@ plots_sparse_dense.plot_distributions(table, rule=rank_rule, mode=rank_mode)
 
 # %%
 with record.stage("effects"):
-    by_mode = {
-        mode: verdict.effect_table(table, mode=mode, random_state=seed)
-        for mode in verdict.SHOWN_MODES
-    }
-record.tables["effects"] = effects = by_mode[rank_mode]
-effects.style.format(precision=3).hide(axis="index")
+    record.tables["effects"] = comparison.effects
+comparison.effects.style.format(precision=3).hide(axis="index")
 
 # %% mystnb={"image": {"alt": "In the shipped record: Cliff's delta and mean difference with intervals. Against the dense autoencoder the sparse ones lie far below zero, for both rank rules; against their random encoders above it.", "classes": "dark-light"}, "figure": {"caption": "Effect sizes with 95 % intervals in the prompt and feature modes; broad bars span the effects by seed. A comparison that cannot be tested has no mark.", "name": "effects"}}
-plots_sparse_dense.plot_effects(by_mode)
+comparison.plot_effects()
 
 # %% [markdown]
 # A bootstrap has no width where every value of one side lies beyond every value of the other: then read the interval of
@@ -174,19 +153,22 @@ plots_sparse_dense.plot_effects(by_mode)
 # Shares of the total sum of squares. *Seed* is what one training has in common over concepts, *rest* what is left.
 
 # %%
-record.tables["shares"] = shares = verdict.shares_table(table, rule=rank_rule, mode=rank_mode)
+ranges = {label: comparison.values(label) for label in comparison.labels}
+record.tables["shares"] = shares = pd.DataFrame(
+    {"representation": label, "mean": values.mean(), **variance_shares(values)}
+    for label, values in ranges.items()
+    if values.min() < values.max()
+)
 shares.style.format(precision=2).hide(axis="index")
 
-# %%
-trained = shares[shares["representation"].isin(verdict.LABELS.values())]
-display(
-    Markdown(
-        f"In the trained autoencoders, seeds account for {trained['seed'].min():.1%} to {trained['seed'].max():.1%} of the "
-        f"variance, concepts for {trained['concept'].min():.0%} to {trained['concept'].max():.0%}, layers for "
-        f"{trained['layer'].min():.0%} to {trained['layer'].max():.0%}. A training's seed covers its initial weights, the order "
-        "of the text, and the noise."
-    )
-)  # fmt: skip
+# %% tags=["hide-input"]
+trained = shares[shares["representation"].isin(fit["autoencoder"])]
+Markdown(
+    f"In the trained autoencoders, seeds account for {trained['seed'].min():.1%} to {trained['seed'].max():.1%} of the "
+    f"variance, concepts for {trained['concept'].min():.0%} to {trained['concept'].max():.0%}, layers for "
+    f"{trained['layer'].min():.0%} to {trained['layer'].max():.0%}. A training's seed covers its initial weights, the order "
+    "of the text, and the noise."
+)
 
 # %% [markdown]
 # ## Where the profile starts
@@ -196,25 +178,20 @@ display(
 # one that stops short of its ceiling below.)
 
 # %% mystnb={"image": {"alt": "In the shipped record: relative range against the clean rank over its ceiling, with the curve of a profile that climbs to its ceiling. The points lie on the curve or close to it, the dense autoencoder at its upper left end, random encoders of the sparse kinds at its lower right.", "classes": "dark-light"}, "figure": {"caption": "Relative range against where the profile starts; a dot a concept, layer and seed. Line: from the start to the ceiling.", "name": "starts"}}
-plots_sparse_dense.plot_starts(table, rule=rank_rule, mode=rank_mode)
+comparison.plot_starts().get_figure()
 
 # %%
-record.tables["starts"] = starts = verdict.start_decides(table, rule=rank_rule, mode=rank_mode)
+record.tables["starts"] = starts = comparison.starts
 starts.style.format(precision=3, na_rep="–").hide(axis="index")
 
 # %%
-kept = table[(table["rule"] == rank_rule) & (table["mode"] == rank_mode)]
-share = kept["clean"] / kept["ceiling"]
-record.numbers["spearman_range_with_start"] = rho = float(
-    share.corr(kept["range"], method="spearman")
-)
-display(
-    Markdown(
-        f"Over all {len(kept)} profiles the Spearman correlation of the relative range with the clean share of the ceiling is "
-        f"**{rho:+.3f}**. "
-        + ("So the differences above are differences of the *clean* rank: noise hardly adds to the order."
-           if rho < -0.9 else "So the clean rank orders the profiles only in part.")
-    )
+rho = float(comparison.shown["share"].corr(comparison.shown["variability"], method="spearman"))
+record.numbers["spearman_range_with_start"] = rho
+Markdown(
+    f"Over all {len(comparison.shown)} profiles the Spearman correlation of the relative range with the clean share of the "
+    f"ceiling is **{rho:+.3f}**. "
+    + ("So the differences above are differences of the *clean* rank: noise hardly adds to the order."
+       if rho < -0.9 else "So the clean rank orders the profiles only in part.")
 )  # fmt: skip
 
 # %% [markdown]
@@ -230,24 +207,51 @@ display(
 
 # %%
 with record.stage("load"):
-    subject = load_subject(preset, device=run_on)
-record.numbers["subject"] = subject.describe()
+    model = srg.load(preset, device=record.device)
+record.numbers["model"] = model.describe()
 
 # %%
 with record.stage("live sweep"):
-    sweeps = {}
-    for name in prompts.names_in(concept):
-        vectors = subject.residuals(subject.tokens(prompts.load_concept(name)))
-        sweeps[name] = noise_sweep.sweep(
-            vectors, subject.autoencoders, sparse=subject.sparse, seeds=seeds, description=name
+    profiles = [
+        srg.rank_profile(
+            model.activations(name), seeds=record.seeds, rule=rank_rule, mode=rank_mode
         )
+        for name in names_in(concept)
+    ]
+
 
 # %%
-record.tables["live"] = live = verdict.live_table(sweeps, rule=rank_rule, mode=rank_mode)
+def with_and_without_first(profile):
+    clean = profile.ranks.query("rule == 'stable' and level == 0 and mode == @rank_mode")
+    stable_rank = clean.groupby("label", sort=False)["rank"].first()  # energy / that of the first
+    columns = {"range": profile.ranges, "without first": profile.without_first.ranges}
+    table = pd.DataFrame(columns | {"first": 1 / stable_rank}).rename_axis("representation")
+    return table.reset_index().assign(concept=profile.concept)
+
+
+record.tables["live"] = live = pd.concat(map(with_and_without_first, profiles), ignore_index=True)
 live.style.format(precision=2).hide(axis="index")
 
-# %%
-display(Markdown(verdict.live_text(live, sparse=subject.sparse, dense=subject.not_sparse)))
+# %% tags=["hide-input"]
+wide = live.pivot(index="representation", columns="concept")
+lines = []
+for column, what in (("range", "as it is"), ("without first", "without the first direction")):
+    values, dense = wide[column], model.not_sparse
+    sparse = values.loc[[*model.sparse]]
+    above = (sparse.to_numpy() > values.loc[[f"random {label}" for label in sparse.index]]).sum()
+    below = (sparse < values.loc[[*dense]].min()).sum()
+    means = values.mean(axis=1)[[*model.sparse, *dense]]
+    lines.append(
+        f"- **{what}**: {', '.join(f'{mean:.2f} ({label})' for label, mean in means.items())}; a sparse one varies "
+        + (f"less than the dense one in {below.sum()} of {sparse.size} cases, " if dense else "")
+        + f"more than its random encoder in {above.sum()} of {sparse.size}."
+    )
+first = wide["first"].mean(axis=1)[[*model.sparse, *dense]]
+lines += [
+    "",
+    f"Share of the energy in the first direction: {', '.join(f'{share:.0%} ({label})' for label, share in first.items())}.",
+]
+Markdown("\n".join(["Mean relative range", "", *lines]))
 
 # %% [markdown]
 # ## Verdict
@@ -257,22 +261,13 @@ display(Markdown(verdict.live_text(live, sparse=subject.sparse, dense=subject.no
 # ceiling without noise are left out, as in Case 1; with fewer than six left it cannot be tested.
 
 # %%
-record.claims += verdict.claims_of(effects, mode=rank_mode)
-pd.DataFrame(
-    {
-        "subject": c.subject,
-        "statistic": c.statistic.replace(f", mode {rank_mode}", ""),
-        "value": f"{c.value:.2f}",
-        "95 % interval": f"{c.low:.2f} to {c.high:.2f}",
-        "p": f"{c.p:.3f}",
-        "n": c.n,
-        "verdict": c.verdict,
-    }
-    for c in record.claims
-).style.hide(axis="index")
+record.claims += comparison.claims
+table = studies.claims_table(record.claims).drop(columns="claim")
+table["statistic"] = table["statistic"].str.replace(f", mode {rank_mode}", "")
+table.style.hide(axis="index")
 
 # %%
-display(Markdown(verdict.verdict_text(effects, rule=rank_rule)))
+Markdown(comparison.text)
 
 # %% [markdown]
 # ```{admonition} What carries over to Case 1's claim
@@ -305,7 +300,7 @@ display(Markdown(verdict.verdict_text(effects, rule=rank_rule)))
 #
 # 1. Set `rank_rule = "effective"`. Which verdicts change, and why might a rule without a threshold agree?
 # 2. Why is the interval of Cliff's delta of no use when all values of one side are larger?
-# 3. Train the grid with twice the text (`saerepgeo_lib/sparse_dense.py`, `recipe`). What do you expect of the clean rank of a sparse
+# 3. Train the grid with twice the text (`saerepgeo_lib/studies/sparse_dense.py`, `recipe`). What do you expect of the clean rank of a sparse
 #    autoencoder?
 #
 # ```{dropdown} Solutions
@@ -320,13 +315,11 @@ display(Markdown(verdict.verdict_text(effects, rule=rank_rule)))
 # Ranges are over the cases of this run; each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-reported_against_found(record.claims).style.hide(axis="index")
+studies.reported_against_found(record.claims).style.hide(axis="index")
 
 # %% [markdown]
 # ## Time and memory
 
 # %%
+record.write()
 pd.DataFrame(record.stages).T.style.format(precision=1)
-
-# %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "sparse_against_dense.record.json")))

@@ -1,11 +1,9 @@
 # %% [markdown]
 # # Case 1 · Is the representation stratified?
 #
-# A sparse autoencoder (SAE) rewrites each vector of a language model's residual stream as a
-# long, mostly empty list of *latents*. The paper's first claim is about the shape of the
-# resulting cloud: add noise to the residual stream, watch the **rank** of matrices built from
-# the latents, and if the rank varies, the representation is *stratified*: made of pieces of
-# different dimension, not of one smooth sheet.
+# A sparse autoencoder (SAE) rewrites each vector of a language model's residual stream as a long, mostly empty list of *latents*. The paper's first
+# claim is about the shape of the resulting cloud: add noise to the residual stream, watch the **rank** of matrices built from the latents, and if the
+# rank varies, the representation is *stratified*: made of pieces of different dimension, not of one smooth sheet.
 #
 # On this page you will see
 #
@@ -14,66 +12,46 @@
 # - the same for four kinds of *null*, in which nothing sparse was learned;
 # - what can be certified, and a verdict in numbers computed on this page.
 #
-# **Whose is what?** The idea (noise, unfolded latent tensor, rank) is the paper's
-# `[abstract]`; so are the noise levels `[authors' notes]`. The three modes side by side, the
-# rank rules, the nulls, the certificate and the verdict's criteria are reconstructed or added
-# here `[ours]`.
+# **Whose is what?** The idea (noise, unfolded latent tensor, rank) is the paper's `[abstract]`; so are the noise levels `[authors' notes]`. The three
+# modes side by side, the rank rules, the nulls, the certificate and the verdict's criteria are reconstructed or added here `[ours]`.
 
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from pathlib import Path
-
 import pandas as pd
 from IPython.display import Markdown, display
 
-from saerepgeo_lib import (
-    interactive,
-    latents,
-    models,
-    noise_sweep,
-    plots,
-    plots_sweep,
-    prompts,
-    residuals,
-)
-from saerepgeo_lib import stratification as case1
-from saerepgeo_lib.claims import reported_against_found
-from saerepgeo_lib.records import Record
-from saerepgeo_lib.subject import load_subject
+import saerepgeo_lib as srg
+from saerepgeo_lib import plots, studies
+from saerepgeo_lib.activations import fit_on, names_in, rms
+from saerepgeo_lib.companion import Record
+from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.plots.frames import frames, recompute
+from saerepgeo_lib.rank import RESIDUAL, active_table
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
 #
-# Change these and run again; `saerepgeo run stratified_manifold -p concept days` and plain
-# `papermill -p concept days` do the same from a command line.
+# Change these and run again; `saerepgeo run stratified_manifold -p concept days` and plain `papermill -p concept days` do the same from a command line.
 
 # %% tags=["parameters"]
-preset: str = (
-    "minilm"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEASE:ID, or a folder
-)
+preset: str = "minilm"  # gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEASE:ID, or a folder
 model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
 hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
@@ -83,9 +61,7 @@ positions: str = "content"  # tokens looked at: content (all that count) or enti
 max_slots: int = 2  # tokens a prompt in the tensor, the entity's first
 noise_levels: list[float] = [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]  # ascending from 0
 noise_scaling: str = "relative"  # relative (times the residual's own spread) or absolute
-n_seeds: int = (
-    10  # noise draws, at least 2 (7 for a verdict); each has its own random encoder and permutation
-)
+n_seeds: int = 10  # draws of noise, random encoder and permutation; at least 2, 7 for a verdict
 seed: int = 0  # first of the seeds
 rank_rule: str = "relative"  # relative, exact, effective, participation or stable
 rank_mode: int = 3  # unfolding that the verdict is about: 1 prompt, 2 token, 3 feature
@@ -95,191 +71,143 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # %% [markdown]
 # ## From prompts to residual vectors
 #
-# A *concept* is a set of short prompts, such as *Heavy snow fell across the valley in
-# January.* Only **content tokens** count: no padding or special token, no punctuation, no
-# function word. Masked tokens are left out; they are never represented by zeros. The model
-# reads each prompt **once**; noise is added later, at the hook.
+# A *concept* is a set of short prompts, such as *Heavy snow fell across the valley in January.* Only **content tokens** count: no padding or special
+# token, no punctuation, no function word. Masked tokens are left out; they are never represented by zeros. The model reads each prompt **once**;
+# noise is added later, at the hook.
 
 # %%
-case1.check_parameters(
-    positions=positions, noise_levels=noise_levels, noise_scaling=noise_scaling,
-    n_seeds=n_seeds, rank_rule=rank_rule, rank_mode=rank_mode, tau=tau, concepts=concept,
-)  # fmt: skip
-seeds = list(range(seed, seed + n_seeds))
-run_on = models.best_device(device)
-names = prompts.names_in(concept)
-record = Record(
-    notebook="stratified_manifold",
-    parameters={name: globals()[name] for name in __annotations__ if name != "device"},
-    seeds=seeds,
-    device=run_on,
-)
-concepts = {name: prompts.load_concept(name, prompts_file or None) for name in names}
-
-# %%
+record = Record.start("stratified_manifold", globals())
 with record.stage("load"):
-    subject = load_subject(preset, model_name=model_name, hook=hook, dtype=dtype, device=run_on)
-record.numbers["subject"] = subject.describe()
-autoencoders, sparse = subject.autoencoders, subject.sparse
+    model = srg.load(preset, model_name=model_name, hook=hook, dtype=dtype, device=record.device)
+record.numbers["model"] = model.describe()
 
 # %%
 with record.stage("residuals"):
-    vectors = {
-        name: subject.residuals(subject.tokens(prompt_set)).at(positions)
-        for name, prompt_set in concepts.items()
+    acts = {
+        name: model.activations(name, positions=positions, prompts_file=prompts_file)
+        for name in names_in(concept)
     }
-
 pd.DataFrame(
-    {
-        "prompts": {name: len(concepts[name].prompts) for name in names},
-        "entities": {name: len(concepts[name].entities) for name in names},
-        "content tokens": {name: len(vectors[name].x) for name in names},
-    }
-)
+    {"prompts": len(a.concept.prompts), "entities": len(a.concept.entities), "content tokens": len(a)}
+    for a in acts.values()
+).set_index(pd.Index(acts))  # fmt: skip
 
 # %% [markdown]
 # ### How well do the autoencoders fit these tokens?
 #
-# An SAE that reconstructs these tokens badly says little about them. FVU is the fraction of
-# variance unexplained, relative to the spread of the tokens in question (0 is perfect); L0 is
-# the mean number of active latents a token. Entity tokens are the harder test: the days of the
-# week lie close together, so the same error is a larger share of their small variance.
+# An SAE that reconstructs these tokens badly says little about them. FVU is the fraction of variance unexplained, relative to the spread of the
+# tokens in question (0 is perfect); L0 is the mean number of active latents a token. Entity tokens are the harder test: the days of the week lie
+# close together, so the same error is a larger share of their small variance.
 
 # %%
-fit = pd.DataFrame(
-    [
-        {"concept": name, "tokens": where, "autoencoder": label, **latents.fit_on(sae, part.x)}
-        for name in names
-        for where, part in residuals.by_position(vectors[name]).items()
-        for label, sae in autoencoders.items()
-    ]
+record.tables["fit"] = fit = pd.DataFrame(
+    {"concept": name, "tokens": where, "autoencoder": label, **fit_on(sae, part.x)}
+    for name, a in acts.items()
+    for where, part in a.by_position.items()
+    for label, sae in model.saes.items()
 )
-record.tables["fit"] = fit
-poor = fit[(fit["FVU"] > 0.15) & fit["autoencoder"].isin(sparse)]
-listed = "; ".join(
-    f"{r.autoencoder} on {r.concept}, {r.tokens} tokens (FVU {r.FVU:.2f})"
-    for r in poor.itertuples()
-)
-verdict_on_fit = (
-    f"**Read with care**, the fit here is poorer than an FVU of 0.15: {listed}."
-    if listed
-    else "Every SAE explains at least 85 % of these tokens' variance."
-)
-display(Markdown(verdict_on_fit))
 fit.style.format({"FVU": "{:.3f}", "L0": "{:.0f}"}).hide(axis="index")
+
+# %% tags=["hide-input"]
+limit = 0.15  # of the FVU
+poor = fit[(fit["FVU"] > limit) & fit["autoencoder"].isin(model.sparse)].itertuples()
+cases = [f"{r.autoencoder} on {r.concept}, {r.tokens} tokens (FVU {r.FVU:.2f})" for r in poor]
+Markdown(
+    f"**Read with care**, the fit here is poorer than an FVU of {limit}: {'; '.join(cases)}."
+    if cases
+    else f"Every SAE explains at least {100 * (1 - limit):.0f} % of these tokens' variance."
+)
 
 # %% [markdown]
 # ## Noise, tensor, unfoldings, rank
 #
-# **Noise** enters the residual stream, $x_s = x + s\,\sigma\,\varepsilon$ with standard normal
-# $\varepsilon$. Under the default *relative* scaling $\sigma$ is the root mean square of the
-# centred residual vectors, so that at level $s = 1$ noise and signal are equally strong in
-# every model. One draw of $\varepsilon$ per seed serves all levels: a profile changes
-# because the level does, not because the dice were thrown again.
+# **Noise** enters the residual stream, $x_s = x + s\,\sigma\,\varepsilon$ with standard normal $\varepsilon$. Under the default *relative* scaling
+# $\sigma$ is the root mean square of the centred residual vectors, so that at level $s = 1$ noise and signal are equally strong in every model. One
+# draw of $\varepsilon$ per seed serves all levels: a profile changes because the level does, not because the dice were thrown again.
 #
-# **The latent tensor** $Z$ has one entry for each prompt, token slot and feature. Slot 0 is
-# the last token of the entity (*January*); the others are the prompt's next content tokens in
-# reading order. All prompts are cut to the length of the shortest, and to `max_slots` (two by
-# default, which keeps the page quick), so the tensor has no holes. Mode 2 then has two rows, and
-# a rank of at most two: it is shown for completeness.
+# **The latent tensor** $Z$ has one entry for each prompt, token slot and feature. Slot 0 is the last token of the entity (*January*); the others are
+# the prompt's next content tokens in reading order. All prompts are cut to the length of the shortest, and to `max_slots` (two by default, which
+# keeps the page quick), so the tensor has no holes. Mode 2 then has two rows, and a rank of at most two: it is shown for completeness.
 #
-# **Unfolding** mode $n$ lays the tensor out as a matrix $Z_{(n)}$ whose rows are the prompts
-# ($n=1$), the slots ($n=2$) or the features ($n=3$). The paper's symmetric positive
-# semidefinite (SSPD) matrix is $G_n = Z_{(n)} Z_{(n)}^\top$. The abstract does not say which
-# mode it means, so all three are shown. $G_n$ has the exact rank of $Z_{(n)}$, and its
-# eigenvalues are the squared singular values; so we take the spectrum of $Z_{(n)}$ itself,
-# since squaring loses half the digits, and every tolerance below refers to it (a share $\tau$
-# of the largest singular value is a share $\tau^2$ of the largest eigenvalue). All of it at a size that can be seen:
-# [unfolding a tensor](unfolding_a_tensor.ipynb).
+# **Unfolding** mode $n$ lays the tensor out as a matrix $Z_{(n)}$ whose rows are the prompts ($n=1$), the slots ($n=2$) or the features ($n=3$). The
+# paper's symmetric positive semidefinite (SSPD) matrix is $G_n = Z_{(n)} Z_{(n)}^\top$. The abstract does not say which mode it means, so all three
+# are shown. $G_n$ has the exact rank of $Z_{(n)}$, and its eigenvalues are the squared singular values; so we take the spectrum of $Z_{(n)}$ itself,
+# since squaring loses half the digits, and every tolerance below refers to it (a share $\tau$ of the largest singular value is a share $\tau^2$ of
+# the largest eigenvalue). All of it at a size that can be seen: [unfolding a tensor](unfolding_a_tensor.ipynb).
 #
-# **Rank** needs a tolerance. The default here counts singular values above a share $\tau$ of
-# the largest. How far each rule may be trusted as an estimate of a rank is
-# [calibrated](calibration.ipynb#rank-rules), and which of them tells stratified from smooth data was
+# **Rank** needs a tolerance. The default here counts singular values above a share $\tau$ of the largest. How far each rule may be trusted as an
+# estimate of a rank is [calibrated](calibration.ipynb#rank-rules), and which of them tells stratified from smooth data was
 # [tried on planted data](rank_rule_ablation.ipynb).
 
 # %%
+options = {"levels": noise_levels, "scaling": noise_scaling, "rule": rank_rule, "mode": rank_mode}
 with record.stage("sweep"):
-    sweeps = {
-        name: noise_sweep.sweep(
-            vectors[name],
-            autoencoders,
-            sparse=sparse,
-            levels=noise_levels,
-            scaling=noise_scaling,
-            seeds=seeds,
-            max_slots=max_slots,
-            description=name,
-        )
-        for name in names
+    profiles = {
+        name: srg.rank_profile(a, seeds=record.seeds, max_slots=max_slots, tau=tau, **options)
+        for name, a in acts.items()
     }
-
-# %%
-with record.stage("ranks"):
-    ranks = {name: case1.rank_table(sweep, tau=tau) for name, sweep in sweeps.items()}
-    certified = {name: case1.certified_table(sweep, tau=tau) for name, sweep in sweeps.items()}
-record.tables["ranks"] = pd.concat(
-    case1.summarise(table).assign(concept=name) for name, table in ranks.items()
-)
-record.tables["active"] = case1.active_table(sweeps)
+record.tables["ranks"] = pd.concat(profile.table for profile in profiles.values())
+first = next(iter(profiles.values()))
+first
 
 # %% [markdown]
-# A detail worth knowing: should the tensor keep the features active at *any* level of the
-# sweep, or only those active at *this* level? The spectrum does not care, since a feature
-# that is zero everywhere adds a zero column. Only the counts differ:
+# A detail worth knowing: should the tensor keep the features active at *any* level of the sweep, or only those active at *this* level? The spectrum
+# does not care, since a feature that is zero everywhere adds a zero column. Only the counts differ:
 
 # %%
+sweeps = {name: profile.sweep for name, profile in profiles.items()}
+record.tables["active"] = active_table(sweeps)
 record.tables["active"].style.format(precision=0).hide(axis="index")
 
 # %% [markdown]
 # ## The spectrum as noise grows
 #
-# Each panel shows one representation of the first concept; each line is one noise level, from
-# dark (none) to light (most). Below the dashed line the relative rank does not count.
+# Each panel shows one representation of the first concept; each line is one noise level, from dark (none) to light (most). Below the dashed line the
+# relative rank does not count.
 
 # %% mystnb={"image": {"alt": "In the book's run: singular values of the feature unfolding on logarithmic axes, one panel a representation, one line a noise level. Noise lifts the tail of the spectrum across the threshold in the residual stream, in both sparse autoencoders and, at stronger noise, in the dense one; random encoders start mostly above the threshold, permuted latents almost wholly.", "classes": "dark-light"}, "figure": {"caption": "Spectra of the chosen unfolding, mean over seeds.", "name": "spectra"}}
-first = names[0]
-plots_sweep.plot_spectra(sweeps[first], sweeps[first].labels, mode=rank_mode, tau=tau)
+plots.plot_spectra(first.sweep, first.sweep.labels, mode=rank_mode, tau=tau)
 
 # %% [markdown]
 # ## Rank profiles, next to the nulls
 #
-# If a varying rank is to mean that a *learned sparse* code is stratified, then
-# representations without one should not show it. The nulls are:
+# If a varying rank is to mean that a *learned sparse* code is stratified, then representations without one should not show it. The nulls are:
 #
 # - **residual**: the residual stream itself, without any encoder;
 # - **dense AE**: an autoencoder of the same width, trained without sparsity;
 # - **random**: an encoder with random directions, as many latents active a token as in the SAE;
-# - **permuted**: the SAE's own latents, each feature shuffled over the tokens. Sparsity and
-#   magnitudes survive, all structure between features is destroyed.
+# - **permuted**: the SAE's own latents, each feature shuffled over the tokens. Sparsity and magnitudes survive, all structure between features is
+#   destroyed.
 #
 # Bands span all seeds. A segment is drawn solid where the rank is *certified* (below).
 
 # %% mystnb={"image": {"alt": "In the book's run: rank against noise level for each concept. The dense autoencoder starts lowest and climbs last and furthest; the residual stream and both sparse autoencoders start in between and climb from about a tenth of the signal on; random encoders start near their ceiling and permuted latents at it.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in the mode that the verdict is about. Lines: mean over seeds; bands: range.", "name": "profiles"}}
-plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=rank_mode)
+ranks = {name: profile.ranks for name, profile in profiles.items()}
+certified = {name: profile.certified for name, profile in profiles.items()}
+plots.plot_profiles(ranks, certified, rule=rank_rule, mode=rank_mode)
 
 # %% [markdown]
 # The two other modes:
 
 # %% mystnb={"image": {"alt": "In the book's run, prompt mode: the same order as in the feature mode, with every profile at its ceiling by half the strength of the signal; nulls with random weights or permuted latents are there from the start.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, first of the other modes.", "name": "profiles-second"}}
 second, third = (mode for mode in (1, 2, 3) if mode != rank_mode)
-plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=second)
+plots.plot_profiles(ranks, certified, rule=rank_rule, mode=second)
 
 # %% mystnb={"image": {"alt": "In the book's run, token mode: rank two, the number of slots, for every representation at every level.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, second of the other modes.", "name": "profiles-third"}}
-plots_sweep.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
+plots.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
 
 # %% [markdown]
 # ### One level at a time
 #
-# Spectrum and rank are two views of the same thing. Move the level: where a spectrum crosses the dashed line, the
-# relative rank is read off.
+# Spectrum and rank are two views of the same thing. Move the level: where a spectrum crosses the dashed line, the relative rank is read off.
 
 # %% mystnb={"figure": {"caption": "The spectra at one noise level (thin: without noise), and where that level lies on the rank profile. First concept, mode of the verdict, means over seeds.", "name": "noise-slider"}}
-interactive.frames(
+frames(
     (
-        plots_sweep.noise_frame(sweeps[first], ranks[first], at=i, rule=rank_rule, mode=rank_mode, tau=tau)
+        plots.noise_frame(first.sweep, first.ranks, at=i, rule=rank_rule, mode=rank_mode, tau=tau)
         for i in range(len(noise_levels))
     ),
-    control=f"Noise level ({first})",
+    control=f"Noise level ({first.concept})",
     shows="Above, singular values on logarithmic axes, a line a representation; below, the rank profile.",
     start=len(noise_levels) // 2 - 1,
 )  # fmt: skip
@@ -290,88 +218,65 @@ interactive.frames(
 
 # %%
 def at_level(noise_level):
-    few = noise_sweep.sweep(
-        vectors[first], autoencoders, sparse=sparse, levels=[0, noise_level],
-        scaling=noise_scaling, seeds=[seed, seed + 1], max_slots=max_slots, description=first,
-    )  # fmt: skip
-    found = case1.rank_table(few, tau=tau)
-    return plots_sweep.noise_frame(few, found, at=1, rule=rank_rule, mode=rank_mode, tau=tau)
+    two = {"seeds": [seed, seed + 1], "max_slots": max_slots, "levels": [0, noise_level]}
+    few = srg.rank_profile(acts[first.concept], tau=tau, **options | two)
+    return plots.noise_frame(few.sweep, few.ranks, at=1, rule=rank_rule, mode=rank_mode, tau=tau)
 
 
-interactive.recompute(at_level, noise_level=(0.02, 5.0, 0.02))
+recompute(at_level, noise_level=(0.02, 5.0, 0.02))
 
 # %% [markdown]
 # ## What can be certified
 #
-# Let noise change an unfolding by a matrix $E$. Weyl's inequality says that no singular value
-# moves by more than the spectral norm $\|E\|_2$, which we measure. So the number of singular
-# values above a threshold $\epsilon$ cannot have changed if $s_r > \epsilon + \|E\|_2$ and
-# $s_{r+1} < \epsilon - \|E\|_2$. Where no such gap exists the rank *may* change, and how
-# much it may is the shaded interval. A wide interval means that the profile's shape is not
-# decided by the size of the perturbation alone. (Proof and examples:
-# [noise and rank](noise_and_rank.ipynb).)
+# Let noise change an unfolding by a matrix $E$. Weyl's inequality says that no singular value moves by more than the spectral norm $\|E\|_2$, which
+# we measure. So the number of singular values above a threshold $\epsilon$ cannot have changed if $s_r > \epsilon + \|E\|_2$ and
+# $s_{r+1} < \epsilon - \|E\|_2$. Where no such gap exists the rank *may* change, and how much it may is the shaded interval. A wide interval means
+# that the profile's shape is not decided by the size of the perturbation alone. (Proof and examples: [noise and rank](noise_and_rank.ipynb).)
 
 # %% mystnb={"image": {"alt": "In the book's run: the measured relative rank inside the interval that Weyl's inequality allows. Without noise the interval is a point; at the smallest level it is already many ranks wide, for every representation.", "classes": "dark-light"}, "figure": {"caption": "The measured rank (line) within the bounds that Weyl's inequality gives (shaded), first concept.", "name": "certificate"}}
-shown = [noise_sweep.RESIDUAL, *autoencoders]
-plots_sweep.plot_certificate(certified[first], ranks[first], shown, mode=rank_mode)
+plots.plot_certificate(first.certified, first.ranks, [RESIDUAL, *model.saes], mode=rank_mode)
 
-# %%
-sure = pd.concat(certified.values()).query("level > 0 and mode == @rank_mode")
-record.numbers["certified_share"] = float(sure["certified"].mean())
-display(
-    Markdown(
-        f"Of the {len(sure)} profile points with noise in this mode, the certificate settles "
-        f"{sure['certified'].sum()} ({sure['certified'].mean():.1%})."
-    )
+# %% tags=["hide-input"]
+sure = pd.concat(certified.values()).query("level > 0 and mode == @rank_mode")["certified"]
+record.numbers["certified_share"] = float(sure.mean())
+Markdown(
+    f"Of the {len(sure)} profile points with noise in this mode, the certificate settles "
+    f"{sure.sum()} ({sure.mean():.1%})."
 )
 
 # %% [markdown]
 # ## How much does the rank vary?
 #
-# One number a profile: the **relative range**, largest minus smallest rank over the levels,
-# divided by the clean rank.
+# One number a profile: the **relative range**, largest minus smallest rank over the levels, divided by the clean rank.
 
 # %% mystnb={"image": {"alt": "In the book's run: relative range of the rank profile, one dot a seed. The dense autoencoder varies most; the residual stream and the sparse autoencoders vary clearly; random encoders little and permuted latents hardly.", "classes": "dark-light"}, "figure": {"caption": "Relative range of the rank profile, one dot a seed.", "name": "variability"}}
-spread = {name: case1.variability(table, rule=rank_rule) for name, table in ranks.items()}
-plots_sweep.plot_variability(spread, mode=rank_mode)
+variability = {name: profile.variability for name, profile in profiles.items()}
+spread = {name: table[table["rule"] == rank_rule] for name, table in variability.items()}
+plots.plot_variability(spread, mode=rank_mode)
 
-# %%
-display(Markdown(case1.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mode)))
+# %% tags=["hide-input"]
+Markdown(studies.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mode))
 
 # %% [markdown]
 # ## Verdict
 #
-# Two questions, asked of every SAE. Does the rank **vary**: is its relative range above
-# 5 %, with 95 % confidence over the seeds? And is that **beyond the nulls**: is the difference
-# to each null above zero, with the same confidence? A comparison **cannot be tested** where the
-# null has no room to vary, because it starts at its own ceiling. The paper's inference from
-# variability to stratification needs a varying rank and every null exceeded; it holds *in part*
-# if all comparisons that can be tested hold. Intervals and p-values cover noise draws,
-# random encoders and permutations; they do not cover the choice of prompts.
+# Two questions, asked of every SAE. Does the rank **vary**: is its relative range above 5 %, with 95 % confidence over the seeds? And is that
+# **beyond the nulls**: is the difference to each null above zero, with the same confidence? A comparison **cannot be tested** where the null has no
+# room to vary, because it starts at its own ceiling. The paper's inference from variability to stratification needs a varying rank and every null
+# exceeded; it holds *in part* if all comparisons that can be tested hold. Intervals and p-values cover noise draws, random encoders and permutations;
+# they do not cover the choice of prompts.
 
 # %%
-for name in names:
-    record.claims += case1.judge(
-        ranks[name],
-        case1.ceilings(sweeps[name], mode=rank_mode),
-        concept=name,
-        rule=rank_rule,
-        mode=rank_mode,
-        sparse=sparse,
-    )
-case1.claims_table(record.claims).style.hide(axis="index")
+record.claims += studies.rank_claims(profiles.values(), sparse=model.sparse)
+table = studies.claims_table(record.claims).drop(columns="statistic")
+display(table.style.hide(axis="index"), Markdown(studies.rank_verdict_text(record.claims)))
 
-# %%
-display(Markdown(case1.verdict_text(record.claims)))
-
-# %%
-record.numbers["skewness"] = skewness = case1.skewness(spread, mode=rank_mode)
-display(
-    Markdown(
-        "The sign-flip test assumes symmetric samples ([calibration](calibration.ipynb#false-positives)). "
-        f"Skewness of the relative ranges over seeds: {min(skewness.values()):+.1f} to "
-        f"{max(skewness.values()):+.1f} (an exponential law has +2)."
-    )
+# %% tags=["hide-input"]
+record.numbers["skewness"] = skewness = studies.skewness(spread, mode=rank_mode)
+Markdown(
+    "The sign-flip test assumes symmetric samples ([calibration](calibration.ipynb#false-positives)). "
+    f"Skewness of the relative ranges over seeds: {min(skewness.values()):+.1f} to "
+    f"{max(skewness.values()):+.1f} (an exponential law has +2)."
 )
 
 # %% [markdown]
@@ -380,62 +285,48 @@ display(
 # The relative range by rule, mean over concepts and seeds, in the verdict's mode:
 
 # %%
-record.tables["by_rule"] = case1.by_rule(ranks, mode=rank_mode)
+in_mode = pd.concat(variability.values()).query("mode == @rank_mode")
+means = in_mode.pivot_table("variability", "label", "rule", sort=False).rename_axis(None, axis=1)
+record.tables["by_rule"] = means.reset_index(names="representation")
 record.tables["by_rule"].style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
 # ### The entity's tokens alone
 #
-# The same sweep and criteria on the entity's last token only (one slot): what *January* is,
-# without the words around it. To stay quick it uses the first seven seeds. (Skipped if the prompts name no entity, or if the page is about
-# entity tokens anyway.)
+# The same sweep and criteria on the entity's last token only (one slot): what *January* is, without the words around it. To stay quick it uses the
+# first seven seeds. (Skipped if the prompts name no entity, or if the page is about entity tokens anyway.)
 
 # %%
 with record.stage("entity tokens"):
-    alone = {
-        f"{name} (entity)": noise_sweep.sweep(
-            vectors[name].at("entity"), autoencoders, sparse=sparse, levels=noise_levels,
-            scaling=noise_scaling, seeds=seeds[: case1.MIN_SEEDS], max_slots=1,
-            description=f"{name}, entity",
-        )
-        for name in names
-        if positions == "content" and len(concepts[name].entities) > 1
-    }  # fmt: skip
-entity_claims = [
-    claim
-    for name, sweep in alone.items()
-    for claim in case1.judge(
-        case1.rank_table(sweep, tau=tau), case1.ceilings(sweep, mode=rank_mode), concept=name,
-        rule=rank_rule, mode=rank_mode, sparse=sparse,
-    )
-]  # fmt: skip
+    alone = [
+        srg.rank_profile(a.at("entity"), seeds=record.seeds[:7], max_slots=1, tau=tau, **options)
+        for a in acts.values()
+        if positions == "content" and len(a.concept.entities) > 1
+    ]
+entity_claims = studies.rank_claims(alone, sparse=model.sparse)
 record.claims += entity_claims
-display(Markdown(case1.verdict_text(entity_claims) if entity_claims else "Skipped."))
+Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped.")
 
 # %% [markdown]
 # ```{admonition} What a varying rank can and cannot show
 # :class: important
-# Even a rank that varies far beyond every null would not prove that the *data* are
-# stratified. The matrices $\mathrm{diag}(1, t^2)$ form one smooth curve, and their rank drops
-# at $t = 0$: a change of rank shows that a family of matrices crosses between strata of the
-# cone of SSPD matrices, not that the points it was made from lie on a stratified space
-# ([the cone of SSPD matrices](cone_of_sspd_matrices.ipynb)). And a constant rank proves no manifold.
+# Even a rank that varies far beyond every null would not prove that the *data* are stratified. The matrices $\mathrm{diag}(1, t^2)$ form one smooth
+# curve, and their rank drops at $t = 0$: a change of rank shows that a family of matrices crosses between strata of the cone of SSPD matrices, not
+# that the points it was made from lie on a stratified space ([the cone of SSPD matrices](cone_of_sspd_matrices.ipynb)). And a constant rank proves no
+# manifold.
 #
-# Tried on planted data, the relative range of the relative rank puts a plain line or circle *above*
-# strata of several dimensions: it measures how few dimensions the clean code uses
-# ([ablation](rank_rule_ablation.ipynb)). So "holds" here could only have meant: varies more than every
-# null. It could not have meant: is stratified. Nor is "does not hold" evidence *against* strata: in the book's
-# ablation the criterion of this page does not say "holds" of planted strata either. It is a verdict on the
-# inference from variation to strata.
+# Tried on planted data, the relative range of the relative rank puts a plain line or circle *above* strata of several dimensions: it measures how few
+# dimensions the clean code uses ([ablation](rank_rule_ablation.ipynb)). So "holds" here could only have meant: varies more than every null. It could
+# not have meant: is stratified. Nor is "does not hold" evidence *against* strata: in the book's ablation the criterion of this page does not say
+# "holds" of planted strata either. It is a verdict on the inference from variation to strata.
 # ```
 #
 # ## Summary
 #
 # - A rank is a spectrum seen through a tolerance; look at the spectrum first.
-# - Noise with a density gives the residual stream full exact rank at every level above zero,
-#   so the exact rank of a noisy residual says nothing about the level.
-# - Whether the SAE's rank varies is one question; whether it varies *more than where nothing
-#   sparse was learned* is the one that matters.
+# - Noise with a density gives the residual stream full exact rank at every level above zero, so the exact rank of a noisy residual says nothing about
+#   the level.
+# - Whether the SAE's rank varies is one question; whether it varies *more than where nothing sparse was learned* is the one that matters.
 #
 # ## Exercises
 #
@@ -445,10 +336,9 @@ display(Markdown(case1.verdict_text(entity_claims) if entity_claims else "Skippe
 #
 # ```{dropdown} Solutions
 # 1. Mode 2: with a single slot the unfolding has one row, so its rank is 1 for any nonzero tensor.
-# 2. At most (prompts x slots) singular values exist, and sparse codes of distinct tokens are
-#    almost always linearly independent; there is no room to rise.
-# 3. At the level that equals the root mean square of the centred residuals; the sweep's
-#    `sigma` in the record's numbers.
+# 2. At most (prompts x slots) singular values exist, and sparse codes of distinct tokens are almost always linearly independent; there is no room to
+#    rise.
+# 3. At the level that equals the root mean square of the centred residuals; the sweep's `sigma` in the record's numbers.
 # ```
 
 # %% [markdown]
@@ -457,15 +347,13 @@ display(Markdown(case1.verdict_text(entity_claims) if entity_claims else "Skippe
 # Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-reported_against_found(record.claims).style.hide(axis="index")
+studies.reported_against_found(record.claims).style.hide(axis="index")
 
 # %% [markdown]
 # ## Time and memory
 
 # %%
-record.numbers["sigma"] = {name: residuals.rms(r.x) for name, r in vectors.items()}
+record.numbers["sigma"] = {name: rms(a.x) for name, a in acts.items()}
+record.numbers["tensor_shape"] = {name: list(sweep.tensor_shape) for name, sweep in sweeps.items()}
+record.write()
 pd.DataFrame(record.stages).T.style.format(precision=1)
-
-# %%
-record.numbers["tensor_shape"] = {name: list(s.tensor_shape) for name, s in sweeps.items()}
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "stratified_manifold.record.json")))

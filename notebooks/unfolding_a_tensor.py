@@ -19,41 +19,35 @@
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import tensorly as tl
 import torch
 from IPython.display import Markdown, display
+from numpy.linalg import matrix_rank, svdvals
 from sklearn.cluster import DBSCAN
 from tensorly.random import random_tucker
 
-from saerepgeo_lib import plots, plots_unfolding, ranks, synthetic, tensors, theory
-from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.records import Record
+from saerepgeo_lib import plots
+from saerepgeo_lib.companion import Record
+from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.rank import MODES, RULES, fold, relative_rank, sspd, unfold
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -64,16 +58,7 @@ n_draws: int = 300  # random tensors in the check of the inequalities, at least 
 n_masked: int = 8  # zero rows put in for masked tokens, at least 4
 
 # %%
-record = Record(
-    notebook="unfolding_a_tensor",
-    parameters={name: globals()[name] for name in __annotations__},
-    seeds=[seed],
-    device="cpu",
-)
-if n_draws < 50 or n_masked < 4:
-    raise UserError(
-        f"n_draws must be at least 50 and n_masked at least 4, got {n_draws} and {n_masked}"
-    )
+record = Record.start("unfolding_a_tensor", globals())
 rng = np.random.default_rng(seed)
 
 # %% [markdown]
@@ -96,7 +81,7 @@ codes = torch.tensor(
 followed = (1, 0, 3)
 
 # %% mystnb={"image": {"alt": "Three blocks, one for each prompt, in three colours. Each has two rows for tokens and four columns for features. In prompt 1, token 0, feature 3 the entry 4 is framed.", "classes": "dark-light"}, "figure": {"caption": "The tensor, prompt by prompt. Colour: prompt. Frame: the entry that we follow.", "name": "small-tensor"}}
-plots_unfolding.plot_tensor(codes.numpy(), followed)
+plots.plot_unfoldings(codes.numpy(), followed, unfolded=False)
 
 # %% [markdown]
 # ## Three unfoldings
@@ -117,32 +102,18 @@ plots_unfolding.plot_tensor(codes.numpy(), followed)
 # leaves $Z_{(n)} Z_{(n)}^\top$ as it is.
 
 # %%
-shape = tuple(codes.shape)
-unfolded = {mode: tensors.unfold(codes, mode) for mode in tensors.MODES}
+unfolded = {mode: unfold(codes, mode) for mode in MODES}
 for mode, matrix in unfolded.items():
-    assert torch.equal(tensors.fold(matrix, mode, shape), codes)
+    assert torch.equal(fold(matrix, mode, tuple(codes.shape)), codes)
     assert torch.isclose(matrix.norm(), codes.norm())
     assert np.array_equal(matrix.numpy(), tl.unfold(codes.numpy(), mode - 1))
 
 # %% [markdown]
-# To follow entries we unfold two more tensors in the same way: one that holds the number of the
+# To follow entries, the figure unfolds two more tensors in the same way: one that holds the number of the
 # prompt in every entry, and one that marks the framed entry.
 
-# %%
-titles = {mode: f"$Z_{{({mode})}}$: rows are {what}s" for mode, what in tensors.MODES.items()}
-prompt_numbers = torch.arange(shape[0])[:, None, None].expand(shape)
-mark = torch.zeros(shape)
-mark[followed] = 1
-origin = {titles[m]: tensors.unfold(prompt_numbers, m).numpy() for m in titles}
-frames = {
-    titles[m]: [tuple(at) for at in tensors.unfold(mark, m).nonzero().tolist()] for m in titles
-}
-
 # %% mystnb={"image": {"alt": "The same 24 entries as three matrices: 3 by 8, 2 by 12 and 4 by 6. In the first each row has one prompt's colour; in the two others the colours stand in blocks of columns. The framed 4 appears once in each.", "classes": "dark-light"}, "figure": {"caption": "Three unfoldings of one tensor. Colour: the prompt that an entry came from. Frame: the entry that we follow.", "name": "unfoldings"}}
-matrices = {titles[m]: unfolded[m].numpy() for m in titles}
-plots_unfolding.plot_unfoldings(
-    matrices, origin, frames, {titles[m]: what for m, what in tensors.MODES.items()}
-)
+plots.plot_unfoldings(codes.numpy(), followed)
 
 # %% [markdown]
 # ## Their SSPD matrices
@@ -159,20 +130,18 @@ plots_unfolding.plot_unfoldings(
 # token slots, and $(G_3)_{fg}$ says how strongly features $f$ and $g$ fire on the same tokens.
 
 # %%
-grams = {mode: tensors.sspd(matrix) for mode, matrix in unfolded.items()}
+grams = {mode: sspd(matrix) for mode, matrix in unfolded.items()}
 for mode, gram in grams.items():
-    s = theory.spectrum(unfolded[mode])
+    s = svdvals(unfolded[mode])
     assert torch.equal(gram, gram.T) and torch.isclose(gram.trace(), codes.square().sum())
     assert np.allclose(torch.linalg.eigvalsh(gram).numpy()[::-1], s**2)
-    assert theory.rank_of(gram) == theory.rank_of(unfolded[mode])
+    assert matrix_rank(gram) == matrix_rank(unfolded[mode])
 
 # %% mystnb={"image": {"alt": "Three symmetric matrices with their numbers: 3 by 3 for prompts, 2 by 2 for tokens, 4 by 4 for features. The diagonals are largest; features that never fire together have a zero.", "classes": "dark-light"}, "figure": {"caption": "The three SSPD matrices of one tensor: similarity of prompts, of token slots, and of features.", "name": "grams"}}
-plots_unfolding.plot_grams(
-    {f"$G_{m}$ ({what}s)": grams[m].numpy() for m, what in tensors.MODES.items()}
-)
+plots.plot_grams({f"$G_{m}$ ({what}s)": grams[m].numpy() for m, what in MODES.items()})
 
 # %%
-mode_ranks = {mode: theory.rank_of(matrix) for mode, matrix in unfolded.items()}
+mode_ranks = {mode: int(matrix_rank(matrix)) for mode, matrix in unfolded.items()}
 record.numbers["mode_ranks_of_the_small_tensor"] = list(mode_ranks.values())
 display(
     Markdown(
@@ -209,27 +178,27 @@ display(
 # %%
 size = (6, 5, 7)
 sampler = np.random.RandomState(seed)  # tensorly's random functions take this kind
-asked, found = [], []
+asked, measured = [], []
 for _ in range(n_draws):
     wanted = tuple(int(rng.integers(1, side + 1)) for side in size)
     tensor = random_tucker(size, wanted, full=True, random_state=sampler)
     tensor[:, :, : rng.integers(0, 3)] = 0
     active = int((tensor != 0).any(axis=(0, 1)).sum())
     asked.append((*wanted, active))
-    found.append([theory.rank_of(tl.unfold(tensor, mode)) for mode in range(3)])
-asked, found = np.array(asked), np.array(found)
+    measured.append([matrix_rank(tl.unfold(tensor, mode)) for mode in range(3)])
+asked, measured = np.array(asked), np.array(measured)
 
 # %%
 for mode in range(3):
-    others = np.delete(found, mode, axis=1).prod(axis=1)
-    assert (found[:, mode] <= others).all() and (found[:, mode] <= asked[:, mode]).all()
-assert (found[:, 2] <= np.minimum(size[0] * size[1], asked[:, 3])).all()
-refused = (found < asked[:, :3]).any(axis=1)
+    others = np.delete(measured, mode, axis=1).prod(axis=1)
+    assert (measured[:, mode] <= others).all() and (measured[:, mode] <= asked[:, mode]).all()
+assert (measured[:, 2] <= np.minimum(size[0] * size[1], asked[:, 3])).all()
+refused = (measured < asked[:, :3]).any(axis=1)
 assert refused.any() and not refused.all()
 record.numbers["share_with_lower_rank_than_asked"] = float(refused.mean())
 
 # %% mystnb={"image": {"alt": "Mode rank against the product of the two other mode ranks for random tensors. All points lie on or below the diagonal, and many lie exactly on it, in each of the three modes.", "classes": "dark-light"}, "figure": {"caption": "Each tensor gives three points, one a mode. The area of a point counts tensors. None is above the diagonal, and the bound is attained.", "name": "mode-rank-inequality"}}
-plots_unfolding.plot_mode_ranks(found)
+display(plots.plot_mode_ranks(measured).figure)
 
 # %% [markdown]
 # ### Three different ranks
@@ -238,8 +207,8 @@ plots_unfolding.plot_mode_ranks(found)
 # 5, which Statement 3 allows because $5 \le 2 \cdot 3$.
 
 # %%
-planted = synthetic.low_rank_tensor((6, 7, 8), (2, 3, 5), random_state=seed)
-three = [theory.rank_of(tl.unfold(planted, mode)) for mode in range(3)]
+planted = random_tucker((6, 7, 8), [2, 3, 5], full=True, orthogonal=True, random_state=seed)
+three = [int(matrix_rank(tl.unfold(planted, mode))) for mode in range(3)]
 assert three == [2, 3, 5]
 display(Markdown(f"Measured mode ranks: {three[0]}, {three[1]} and {three[2]}."))
 
@@ -272,7 +241,7 @@ exact = torch.as_tensor(left * true @ right.T)
 
 # %%
 def both_ways(matrix: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    eigenvalues = torch.linalg.eigvalsh(tensors.sspd(matrix)).abs()
+    eigenvalues = torch.linalg.eigvalsh(sspd(matrix)).abs()
     from_gram = eigenvalues.sqrt().sort(descending=True).values
     return torch.linalg.svdvals(matrix).numpy(), from_gram.numpy()
 
@@ -281,7 +250,7 @@ precisions = {"float64": both_ways(exact), "float32": both_ways(exact.float())}
 
 # %% mystnb={"image": {"alt": "Planted singular values from 1 to 1e-12 on a logarithmic axis, in float64 and float32. In float64 the singular values of the unfolding follow the planted line to its end, the roots of the Gram matrix' eigenvalues leave it near 1e-8. In float32 the two leave it near 1e-7 and 1e-4.", "classes": "dark-light"}, "figure": {"caption": "The same matrix, two ways to its spectrum. Squaring halves the number of digits.", "name": "gram-precision"}}
 k = len(true)
-plots_unfolding.plot_precision(true, {name: (s[:k], g[:k]) for name, (s, g) in precisions.items()})
+plots.plot_precision(true, {name: (s[:k], g[:k]) for name, (s, g) in precisions.items()})
 
 # %% [markdown]
 # The rank that each finds, if we count values above a threshold that lies between the two
@@ -294,8 +263,8 @@ counted = pd.DataFrame(
         name: {
             "threshold": thresholds[name],
             "true rank": int((true > thresholds[name]).sum()),
-            "from the unfolding": int(ranks.relative_rank(direct, tau=thresholds[name]).value),
-            "from eigenvalues of G": int(ranks.relative_rank(gram, tau=thresholds[name]).value),
+            "from the unfolding": int(relative_rank(direct, tau=thresholds[name]).value),
+            "from eigenvalues of G": int(relative_rank(gram, tau=thresholds[name]).value),
         }
         for name, (direct, gram) in precisions.items()
     }
@@ -329,24 +298,19 @@ counted.style.format(precision=0).format("{:.0e}", subset=["threshold"])
 centres = np.array([[3.0, 1.0], [1.5, 2.5]])
 tokens = np.vstack([c + 0.15 * rng.standard_normal((20, 2)) for c in centres])
 zeroed = np.vstack([tokens, np.zeros((n_masked, 2))])
-assert np.allclose(theory.spectrum(tokens), theory.spectrum(zeroed))
+assert np.allclose(svdvals(tokens), svdvals(zeroed))
 assert np.allclose(zeroed.mean(0), tokens.mean(0) * len(tokens) / len(zeroed))
 
 # %%
-spread = {
-    "tokens that count": theory.spectrum(tokens - tokens.mean(0)),
-    "with zero rows": theory.spectrum(zeroed - zeroed.mean(0)),
-}
-soft = {name: ranks.participation_ratio(s).value for name, s in spread.items()}
-clusters = {
-    name: DBSCAN(eps=0.6, min_samples=3).fit_predict(cloud)
-    for name, cloud in zip(soft, (tokens, zeroed), strict=True)
-}
+clouds = {"tokens that count": tokens, "with zero rows": zeroed}
+spectra = {name: svdvals(cloud - cloud.mean(0)) for name, cloud in clouds.items()}
+soft = {name: RULES["participation"](s, (len(s), 2)).value for name, s in spectra.items()}
+clusters = {name: DBSCAN(eps=0.6, min_samples=3).fit_predict(x) for name, x in clouds.items()}
 assert [len(set(labels)) for labels in clusters.values()] == [2, 3]
 assert soft["with zero rows"] > soft["tokens that count"] + 0.2
 
 # %% mystnb={"image": {"alt": "Left: two clusters of tokens with their mean between them. Right: the same with zero rows: a third cluster at the origin, and a mean pulled towards it.", "classes": "dark-light"}, "figure": {"caption": "Zero rows change no singular value, but they pull the mean and form a cluster of their own.", "name": "masked-tokens"}}
-plots_unfolding.plot_masked(tokens, zeroed, clusters)
+plots.plot_masked(clouds, clusters)
 
 # %%
 record.numbers["participation_ratio_centred"] = soft
@@ -368,7 +332,7 @@ display(
 u, v = torch.tensor([1.0, 0, 2, 0]), torch.tensor([0, 3.0, 0, 1])
 padded = torch.stack([torch.stack([u, v]), torch.stack([u, torch.zeros(4)])])
 common = padded[:, :1]
-rank_padded, rank_common = (theory.rank_of(tensors.unfold(z, 1)) for z in (padded, common))
+rank_padded, rank_common = (matrix_rank(unfold(z, 1)) for z in (padded, common))
 assert (rank_padded, rank_common) == (2, 1)
 
 # %% [markdown]
@@ -406,4 +370,4 @@ assert (rank_padded, rank_common) == (2, 1)
 # ```
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "unfolding_a_tensor.record.json")))
+record.write()

@@ -14,66 +14,63 @@
 # **Preset**: none. Models and SAEs have the shapes of known ones and **random weights**; prompts are the concepts' own.
 # Products cost the same whatever the weights; the number of clusters and how tokens share features do depend on them, so
 # a trained SAE's spectra, clusters and searches cost somewhat else. Nothing is measured while this page runs: it reads the
-# record that the benchmarks left. `make bench` measures again and says what got slower.
+# tables that the benchmarks left. `make bench` measures again and says what got slower.
 #
 # **Whose is what?** All `[ours]`.
 
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
 import os
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = ""  # both are written by `saerepgeo notebooks`
-BRANCH = "main"
+REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
-    if not REPOSITORY:
-        raise RuntimeError("set REPOSITORY and BRANCH above: the git repository of this notebook")
-    if not Path("companion").is_dir():
-        clone = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH]
-        subprocess.run([*clone, REPOSITORY, "companion"], check=True)
-    sys.path.insert(0, str(Path("companion").resolve()))
-    from saerepgeo_lib import colab
-
-    colab.set_up()
+    assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
+    if not Path("companion").exists():
+        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
+        subprocess.run(clone.split(), check=True)
+    runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
-import os
-from pathlib import Path
-
 import pandas as pd
 from IPython.display import Markdown
 
-from saerepgeo_lib import cost_aims, costs, plots, plots_costs
-from saerepgeo_lib.models import best_device
-from saerepgeo_lib.records import Record
+from saerepgeo_lib.companion import Record, read_costs
+from saerepgeo_lib.plots import (
+    COLOURS,
+    axes_grid,
+    house_style,
+    legend_below,
+    looks_of,
+    named_rows,
+    profile,
+    stacked_bars,
+)
 
 # %matplotlib inline
-plots.style()
+house_style()
 
 # %% [markdown]
 # ## Parameters
 
 # %% tags=["parameters"]
-measured: str = ""  # a record of the benchmarks; empty: the one that comes with the book
+measured: str = (
+    ""  # tables made by `python -m benchmarks.page`; empty: those that come with the book
+)
 
 # %% tags=["hide-input"]
-record = Record(
-    notebook="what_it_costs",
-    parameters={name: globals()[name] for name in __annotations__},
-    seeds=[],
-    device=best_device("cpu"),
-)
+record = Record.start("what_it_costs", globals())
 with record.stage("read"):
-    found = costs.read_costs(Path(measured or costs.shipped_costs()))
-machine = found["machine"]
+    about, tables = read_costs(measured)
+machine = about["machine"]
 MISSING = "*Not in this record.*"
 display(
     Markdown(
-        f"Measured on {', '.join(costs.dates(found))} (each part in a call of its own) with {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
+        f"Measured on {', '.join(about['dates'])} (each part in a call of its own) with {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, torch {machine['torch']}.\n\nNot in this record: "
-        + ("; ".join(f"{part['what']} ({part['why']})" for part in found["left out"]) or "nothing")
+        + ("; ".join(f"{part['what']} ({part['why']})" for part in about["left out"]) or "nothing")
         + "."
     )
 )
@@ -86,7 +83,7 @@ display(
 # at the smaller width of MiniLM. What stands behind each number is told below.
 
 # %%
-record.tables["aims"] = cost_aims.aims_table(found)
+record.tables["aims"] = tables["aims"]
 record.tables["aims"].style.hide(axis="index")
 
 # %% [markdown]
@@ -96,7 +93,7 @@ record.tables["aims"].style.hide(axis="index")
 # copies memory; stages are read against these rates.
 
 # %%
-record.tables["limits"] = costs.limits_table(found)
+record.tables["limits"] = tables["limits"]
 record.tables["limits"].style.format(precision=0).hide(axis="index")
 
 # %% [markdown]
@@ -111,9 +108,18 @@ record.tables["limits"].style.format(precision=0).hide(axis="index")
 # work of the way that is taken: of clusters a Gram matrix and its reduction, of valid edits the bytes of the decoder's rows, of
 # Case 3 its number of steps.
 
-# %% mystnb={"image": {"alt": "Horizontal bars of seconds by stage on a logarithmic axis, one panel a shape, each with a mark for its floor.", "classes": "dark-light"}, "figure": {"caption": "Time of each stage on one concept (months), and its floor.", "name": "stages"}}
-record.tables["stages"] = stages = costs.stage_table(found)
-plots_costs.plot_stages(stages) if len(stages) else Markdown(MISSING)
+# %% mystnb={"image": {"alt": "Horizontal bars of seconds by stage on a logarithmic axis, one panel a shape, each with a mark for its floor.", "classes": "dark-light"}, "figure": {"caption": "Time of each stage on one concept (months), and its floor.", "name": "stages"}} tags=["hide-input"]
+record.tables["stages"] = stages = tables["stages"]
+names, shapes = list(stages["stage"].unique()), stages.groupby("shape", sort=False)
+figure, axes = axes_grid(len(shapes), columns=3, height=3.4, sharey=True)
+for ax, (shape, rows) in zip(axes, shapes, strict=True):
+    place = rows["stage"].map(names.index)
+    named_rows(ax, names).barh(place, rows["seconds"], height=0.6, color=COLOURS[0], label="time")
+    ax.plot(rows["floor"], place, "D", color=COLOURS[1], ms=5, label="floor")
+    ax.set(xscale="log", xlabel="seconds")
+    ax.set_title(shape, fontsize=10)
+legend_below(figure)
+figure if axes else Markdown(MISSING)
 
 # %%
 stages.style.format(precision=2, na_rep="–", subset=["seconds", "CPU s", "floor", "share"]).format(
@@ -124,8 +130,7 @@ stages.style.format(precision=2, na_rep="–", subset=["seconds", "CPU s", "floo
 # *share* is floor over time. A small share means that the stage is made of something else than the products counted.
 
 # %% tags=["hide-input"]
-near = costs.near_the_limit(found)
-record.tables["near the limit"] = near
+record.tables["near the limit"] = near = tables["near the limit"]
 
 
 def near_in_words(row: dict) -> str:
@@ -161,9 +166,33 @@ display(Markdown("\n".join(map(near_in_words, near.to_dict("records"))) or MISSI
 # For Case 3 the plain side moves dense copies of all latents at every step. *Library* is the call of Case 3's page, which
 # adds intervals and distances; *searched* is the library's search alone, the plain side's counterpart.
 
-# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1, for the library and the plain sides. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain side pays for spectra most, then for the model at each level, and the careful side for the model once.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 by part, over the same concepts, one draw of noise. *: computed from one level.", "name": "peers"}}
-record.tables["peers"] = peers = costs.peers_table(found)
-plots_costs.plot_peers(peers) if len(peers) else Markdown(MISSING)
+# %% mystnb={"image": {"alt": "Stacked bars of CPU seconds of Case 1, for the library and the plain sides. In the shipped record, at one noise level the forward pass is most of the library's time; over ten levels the plain side pays for spectra most, then for the model at each level, and the careful side for the model once.", "classes": "dark-light"}, "figure": {"caption": "CPU seconds of Case 1 by part, over the same concepts, one draw of noise. *: computed from one level.", "name": "peers"}} tags=["hide-input"]
+record.tables["peers"] = peers = tables["peers"]
+case1 = peers[peers["case"] == 1]
+# sums over fewer concepts would look cheap
+case1 = case1[case1["concepts"] == case1.groupby("task")["concepts"].transform("max")]
+PARTS = [
+    part
+    for part in ("model", "encode", "spectra", "encode and spectra")
+    if part in case1 and case1[part].any()
+]
+looks = {
+    part: {"color": COLOURS[i], "hatch": ("", "//", "..", "xx")[i]} for i, part in enumerate(PARTS)
+}
+sides = [side for side in ("library", "careful", "lean", "plain") if side in set(case1["side"])]
+tasks = case1.groupby("task", sort=False)
+figure, axes = axes_grid(len(tasks), height=2.4, sharey=True)
+for ax, (task, rows) in zip(axes, tasks, strict=True):
+    rows = rows.set_index("side").reindex(sides)
+    stacked_bars(ax, sides, {part: rows[part] for part in PARTS}, looks)
+    total = rows[PARTS].sum(axis=1)
+    for place, (seconds, how) in enumerate(zip(total, rows["how"].fillna(""), strict=True)):
+        mark = "*" if how.startswith("computed") else ""
+        ax.text(seconds, place, f" {seconds:,.0f} s{mark}", va="center", fontsize=9)
+    ax.set(xlim=(0, 1.4 * total.max()), xlabel="CPU seconds")
+    ax.set_title(task, fontsize=10)
+legend_below(figure)
+figure if axes else Markdown(MISSING)
 
 # %%
 peers.dropna(axis=1, how="all").style.format(precision=1, na_rep="–").hide(axis="index")
@@ -175,10 +204,10 @@ display(
             f"- Case {row['case']}, {row['task']}: the {row['side']} side takes {row['ratio']:.1f} times the library's CPU time "
             f"on {row['concepts']} concept{'s' if row['concepts'] > 1 else ''} ({row['how']})."
             for row in peers.sort_values(["case", "task", "ratio"]).to_dict("records")
-            if row["side"] != costs.LIBRARY
+            if row["side"] != "library"
         )
         + f"\n\nThe plain side keeps the latents of all levels: at ten levels, of the largest concept, "
-        f"{costs.dense_gb(found):.1f} GB by their shape (computed)."
+        f"{about['dense GB'] or float('nan'):.1f} GB by their shape (computed)."
     )
 )
 
@@ -188,11 +217,26 @@ display(
 # One size changed at a time, on synthetic tokens; a cost of $a + b\,n^p$ is fitted. The intervals count repeats of a call
 # one by one.
 
-# %% mystnb={"image": {"alt": "Cost over the smallest size's cost against size, logarithmic axes, one panel for prompts, tokens, features, levels and seeds, with a dashed line of exponent one. In the shipped record spectra, clusters and the sweep rise above the line with prompts and tokens; with levels and seeds the sweep keeps close to it.", "classes": "dark-light"}, "figure": {"caption": "Growth of each stage's CPU time along each axis.", "name": "growth"}}
-plots_costs.plot_growth(costs.growth_points(found)) if found["scaling"] else Markdown(MISSING)
+# %% mystnb={"image": {"alt": "Cost over the smallest size's cost against size, logarithmic axes, one panel for prompts, tokens, features, levels and seeds, with a dashed line of exponent one. In the shipped record spectra, clusters and the sweep rise above the line with prompts and tokens; with levels and seeds the sweep keeps close to it.", "classes": "dark-light"}, "figure": {"caption": "Growth of each stage's CPU time along each axis.", "name": "growth"}} tags=["hide-input"]
+points = tables["growth points"]
+looks = looks_of(points["stage"].unique())
+figure, axes = axes_grid(points["axis"].nunique(), height=2.3, extra=1.1)
+for ax, (axis, rows) in zip(axes, points.groupby("axis", sort=False), strict=True):
+    for stage, costs in rows.groupby("stage", sort=False):
+        first = costs.iloc[0]
+        size = costs["size"].to_numpy() / first["size"]
+        profile(ax, size, costs["seconds"] / first["seconds"], look=looks[stage], lw=1.2, ms=4)
+    ends = [1, rows["size"].max() / rows["size"].min()]
+    ax.plot(ends, ends, color="0.5", lw=1, ls="--")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ax.set_title(f"{axis}: times more", fontsize=10)
+    ax.set_ylabel("times the cost", fontsize=9)
+legend_below(figure, looks | {"exponent 1": {"color": "0.5", "ls": "--"}})
+figure if axes else Markdown(MISSING)
 
 # %%
-record.tables["growth"] = growth = costs.growth_table(found)
+record.tables["growth"] = growth = tables["growth"]
 growth.style.format(precision=2, subset=["exponent", "low", "high"]).format(
     precision=0, na_rep="–", subset=["MiB first", "MiB last"]
 ).hide(axis="index")
@@ -206,8 +250,8 @@ WORDS = {
 display(
     Markdown(
         "\n".join(
-            f"- {WORDS[verdict]} {costs.LINEAR}): {'; '.join(names) or 'none'}."
-            for verdict, names in costs.growth_verdicts(growth).items()
+            f"- {WORDS[verdict]} {about['linear']}): {'; '.join(names) or 'none'}."
+            for verdict, names in about["verdicts on growth"].items()
         )
     )
 )
@@ -232,7 +276,7 @@ display(
 # under *here* is the machine told at the top.
 
 # %%
-record.tables["expected"] = costs.expected_table(found)
+record.tables["expected"] = tables["expected"]
 record.tables["expected"].style.format(precision=3, na_rep="–").hide(axis="index")
 
 # %% [markdown]
@@ -240,8 +284,8 @@ record.tables["expected"].style.format(precision=3, na_rep="–").hide(axis="ind
 # stays on the device, the permuted null's orders too, and no level waits until its spectra and norms have been read; what it does
 # wait for are sizes (how many features are in use) and the solvers' own checks.
 # **For the record that comes with the book no GPU was measured**;
-# `python -m benchmarks.everything --device cuda --out benchmarks/results/gpu.json` leaves the record, and this page reads it
-# with the parameter `measured`.
+# `python -m benchmarks.everything --device cuda --out benchmarks/results/gpu.json` leaves the record and its tables beside it,
+# `gpu.tables.json`, and this page reads these with the parameter `measured`.
 #
 # ## Summary
 #
@@ -252,7 +296,7 @@ record.tables["expected"].style.format(precision=3, na_rep="–").hide(axis="ind
 # ## Exercises
 #
 # 1. Which stage would gain most from a GPU, and which least?
-# 2. Run `make bench`, then make `merged` in `tensors.py` return its input in double precision. What does the guard say?
+# 2. Run `make bench`, then make `merged` in `rank/unfoldings.py` return its input in double precision. What does the guard say?
 #
 # ```{dropdown} Solutions
 # 1. Most: the residuals, nearly all products. Least: clustering, which runs on the CPU.
@@ -263,4 +307,4 @@ record.tables["expected"].style.format(precision=3, na_rep="–").hide(axis="ind
 pd.DataFrame(record.stages).T.style.format(precision=1)
 
 # %%
-record.write(Path(os.environ.get("SAEREPGEO_RECORD", "what_it_costs.record.json")))
+record.write()

@@ -1,25 +1,28 @@
 """Geometry of sparse-autoencoder representations: the library under the book.
 
-The modules stand in the order in which data flows, and each imports only from those before it:
+    import saerepgeo_lib as srg
 
-prompts -> models, tokens -> residuals (+ noise) -> presets, saes, registry -> subject
--> points -> latents -> noisy_codes, tensors, ranks
--> noise_sweep -> statistics, effect_sizes, claims -> stratification (Case 1)
--> dimension, clusters -> arrangements (estimators of Cases 2 and 3)
--> local_representations -> structure, structure_verdict, structure_table (Case 2)
--> decoding -> edits -> scaling, interventions -> dose_response, random_walk, downstream
--> intervention_verdict, separability (Case 3)
--> study (many trainings) -> vision, vision_training, vision_study (the cases on images),
-carry_over (beside language)
--> synthetic, theory -> calibration, calibration_arrangements, error_rates, ablation
-(estimators against known answers)
--> records -> plots, plots_* -> repository, colab -> parameters, notebooks -> run_key, runner
--> grid, sweep, collect, compare (many runs, one table), costs (the benchmarks' record)
--> pages -> ledger, figure_index, page_header, glossary -> book, book_zip, cli
+    acts = srg.load("minilm").activations("months")
+    srg.rank_profile(acts)        # Case 1: ranks of the latent tensor as noise enters
+    srg.compare_geometry(acts)    # Case 2: local and global structure, residual against latents
+    srg.dose_response(acts)       # Case 3: the error at a set separability
 
-`corpus` and `training` make the shipped autoencoders. On them and on the Cases stand the grids of
-trainings (`study`): sparse_probing, separability_training, separability_effects ->
-separability_study (separability as a training objective), effect_sizes -> sparse_dense ->
-sparse_dense_verdict (sparse against dense). `cores`, `errors`, `files`,
-`strict_yaml` and `record_files` serve all.
+Its rooms, from the ground up; each imports only from those before it:
+
+stats        estimates, intervals, tests, effect sizes; claims as typed values
+activations  concept prompts -> tokens -> model -> residual stream -> SAE -> latents
+rank         noise sweep, unfoldings, spectra, rank rules (Case 1)
+geometry     clusters, intrinsic dimension, arrangements of centroids (Case 2)
+steering     steering of clusters by gradients, dose response, shrinkage (Case 3)
+synthetic    ground truth of known answer, and calibration against it
+plots        a style and a few panels, from which the figures are made
+studies      what single pages need: verdicts on the paper's claims, trainings, vision, differences
+companion    running (papermill, records, sweeps) and publishing (pages, ledger, book, command line)
+
+`errors`, `files` and `cores` serve all. Public is what this package and its rooms list in their
+`__init__.pyi`; names are loaded when they are first used.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""A thread a core, for work on many small matrices."""
+"""One thread per core, for work on many small matrices."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +9,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """Torch computes in one thread inside, and rounds the same on any number of cores.
-
-    Yields how many there were before.
-    """
+    """Torch computes in one thread inside, so it rounds the same; yields how many it had before."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -23,13 +20,13 @@ def one_thread() -> Iterator[int]:
 
 @contextmanager
 def workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread a core, each single-threaded in torch: twice as fast on many small matrices.
+    """One thread per core, each single-threaded in torch: twice as fast on many small matrices.
 
-    Each is told so itself. A thread that has not yet computed anything else takes all cores for a
-    matrix product, and then rounds otherwise than one that has.
+    Each is told so itself: a thread that has computed nothing yet would take all cores for a
+    matrix product, and then round otherwise than one that has.
     """
     with (
-        one_thread() as n_threads,
-        ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        one_thread() as n,
+        ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         yield pool

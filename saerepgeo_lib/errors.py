@@ -1,7 +1,7 @@
 """Errors that a user can act on: what was expected, what came, what to do."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -9,15 +9,13 @@ class UserError(ValueError):
     """A mistake that the user can mend; command lines show its text without a traceback."""
 
 
-def nearest(name: str, valid: Iterable[str], *, n: int = 3) -> str:
-    """One line that names the valid names closest to `name`, or all of them if few."""
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The valid names closest to `name`, or the first 20 of them if none is close."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=n, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    first = names[:20]
-    more = "" if len(names) <= 20 else f" and {len(names) - 20} more"
-    return "valid: " + ", ".join(first) + more
+    if close := difflib.get_close_matches(name, names, cutoff=0.5):
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"valid: {', '.join(names[:20])}{more}"
 
 
 def choose(kind: str, name: str, valid: Iterable[str]) -> str:
@@ -28,14 +26,24 @@ def choose(kind: str, name: str, valid: Iterable[str]) -> str:
     return name
 
 
-def check_least(given: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse parameters below their least values (NaN too): `{name: (value, least)}`."""
-    for name, (value, least) in given.items():
-        if not value >= least:
-            raise UserError(f"{name} must be at least {least}, got {value}")
-
-
 def quoted(value: Any, *, length: int = 60) -> str:
     """A value as messages quote it: its `repr`, cut to `length` characters."""
     text = repr(value)
-    return text if len(text) <= length else text[: length - 3] + "..."
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def explained(error: Any, where: Any, *, fields: Iterable[str] = ()) -> UserError:
+    """The first fault of a pydantic `ValidationError`, with its place in the file `where`.
+
+    An unknown key comes with the nearest of `fields`, the keys that the file may have.
+    """
+    fault = error.errors()[0]
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault["loc"])
+    reason = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        name = str(fault["loc"][-1])
+        reason = f"unknown key {name!r}; {nearest(name, fields)}"
+    elif fault["type"] not in ("value_error", "missing"):
+        expected = "expected an object" if fault["type"] == "dataclass_type" else reason
+        reason = f"{expected}, got {quoted(fault['input'])}"
+    return UserError(": ".join(filter(None, (str(where), place.removeprefix("."), reason))))

@@ -1,34 +1,33 @@
 """Files that are never half-written: atomic writes, locks, hashes, the data and cache folders."""
 
-import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
-import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from saerepgeo_lib.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+T = TypeVar("T")
 
 
 def data_dir() -> Path:
-    """The folder `data/` beside the package, or `$SAEREPGEO_DATA` if that is set."""
-    folder = Path(os.environ.get("SAEREPGEO_DATA", Path(__file__).resolve().parent.parent / "data"))
+    """`$SAEREPGEO_DATA`, else `data/` in the installed package, else that of the clone."""
+    package = Path(__file__).resolve().parent
+    installed = package / "data"
+    default = installed if installed.is_dir() else package.parent / "data"
+    folder = Path(os.environ.get("SAEREPGEO_DATA", default))
     if not folder.is_dir():
-        raise UserError(
-            f"no data folder at {folder}: run from a clone of the repository, "
-            "or set SAEREPGEO_DATA to its data/ folder"
-        )
+        raise UserError(f"no data folder at {folder}: set SAEREPGEO_DATA to that of a clone")
     return folder
 
 
@@ -50,62 +49,71 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes `path`'s place only on success.
+def until_changed(function: Callable[[Path], T]) -> Callable[[Path], T]:
+    """A function of a file that is asked again only when the file's size or times have changed."""
+    kept = functools.lru_cache(maxsize=1024)(lambda path, *state: function(path))
 
-    A reader sees the old file or the whole new one. On an error (a full disk, Ctrl-C) the
-    temporary file is removed and `path` stays as it was.
+    def asked(path: Path) -> T:
+        stat = path.stat()
+        return kept(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+    return asked
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; that file takes `path`'s place only on success.
+
+    On an error (a full disk, Ctrl-C) the new file is removed and `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}{path.suffix}")
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        yield new
+        new.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
+@contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder`; it takes `folder`'s place only on success.
 
     On an error the new folder is removed and `folder` stays as it was. What stood there is moved
-    aside, and removed last; if a crash between the moves leaves it there, the next call puts it
-    back before anything else.
+    aside first; if a crash leaves it there, the next call puts it back before anything else.
     """
     folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    new.chmod(0o777 & ~_umask())
+    _put_back(folder)
+    new = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
+    new.mkdir(parents=True)
     try:
         yield new
         if folder.exists():
-            folder.rename(old)
+            folder.rename(folder.with_name(f".{folder.name}.old"))
         new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
+        _put_back(folder)
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def clear_up(folder: Path) -> None:
+    """Put back or remove what an `atomic_folder(folder)` that was killed left beside it."""
+    _put_back(folder)
+    for part in folder.parent.glob(f".{folder.name}.*.part"):
+        shutil.rmtree(part, ignore_errors=True)
 
 
-@contextlib.contextmanager
+def _put_back(folder: Path) -> None:
+    """Return to its place what was moved aside, or remove it if a new folder stands there."""
+    aside = folder.with_name(f".{folder.name}.old")
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
 def held_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path`; yield whether it is held (always, if told to wait for it).
 
@@ -130,8 +138,8 @@ def held_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -139,42 +147,37 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a UserError names the file, the line and the reason if it cannot be read."""
+def read_as(kind: str, path: Path, parse: Callable[[str], T]) -> T:
+    """What `parse` makes of a file's text; a UserError names file and reason if it cannot."""
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        if _SURROGATE.search(text):  # else what was decoded can be encoded
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except _DuplicateKey as error:
-        raise UserError(f"{path}: the key {error.args[0]!r} occurs twice in one object") from None
+        return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from error
-    except RecursionError:
-        raise UserError(f"{path} is not JSON that can be read: nested too deeply") from None
-    except ValueError as error:  # NaN, or a number of thousands of digits
-        raise UserError(f"{path} is not JSON that can be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not {kind} that can be read: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read strict JSON: no key twice in one object, no NaN, no text that is not Unicode."""
+
+    def parse(text: str) -> Any:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        if "\\ud" in text.lower():  # perhaps half a character, which cannot be encoded
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+
+    return read_as("JSON", path, parse)
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number; write null")
 
 
-class _DuplicateKey(Exception):
-    """A key that occurs twice; json would silently keep the last."""
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise _DuplicateKey(key)
-        out[key] = value
-    return out
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):  # json would silently keep the last
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
+    return dict(pairs)

@@ -1,5 +1,6 @@
 """Shapes of every annotated function are checked while the tests run."""
 
+import itertools
 import os
 from contextlib import contextmanager
 
@@ -11,13 +12,16 @@ from jaxtyping import config, install_import_hook
 
 install_import_hook("saerepgeo_lib", "checker.check")
 
+import numpy as np
 import pytest
 import torch
 from sae_lens import TopKSAE, TopKSAEConfig
 from stub_runs import write_stub
 
-from saerepgeo_lib import models, prompts, residuals, tokens, training
+from saerepgeo_lib.activations import models, prompts
+from saerepgeo_lib.activations.token_activations import read_concept
 from saerepgeo_lib.cores import one_thread as on_one_thread
+from saerepgeo_lib.studies import training
 
 HOOK = "blocks.4.hook_out"
 
@@ -37,10 +41,22 @@ def minilm():
 
 @pytest.fixture(scope="session")
 def days(minilm):
-    """Residual vectors of the days' content tokens."""
-    concept = prompts.load_concept("days")
-    coded = tokens.tokenize(minilm.tokenizer, concept, n_ctx=minilm.cfg.n_ctx)
-    return residuals.compute_residuals(minilm, coded, HOOK)
+    """The activations of the days' content tokens."""
+    return read_concept(minilm, prompts.load_concept("days"), HOOK)
+
+
+def mixed_directions(n=4000, d=16):
+    """Tokens that mix a few of 24 directions, as SAEs expect them; float16, as on disk."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(24, d))
+    codes = rng.random((n, 24)) * (rng.random((n, 24)) < 0.1)
+    return [(codes @ directions * 4).astype(np.float16)]
+
+
+def different_weights(a, b):
+    """The names of the weights in which two modules differ."""
+    other = b.state_dict()
+    return [name for name, value in a.state_dict().items() if not torch.equal(value, other[name])]
 
 
 @pytest.fixture
@@ -78,22 +94,19 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@contextmanager
-def _interrupt_at(n_batches):
-    real, taken = training.ShuffledBatches.__next__, []
-
-    def interrupted(self):
-        taken.append(0)
-        if len(taken) == n_batches:
-            raise KeyboardInterrupt
-        return real(self)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.ShuffledBatches, "__next__", interrupted)
-        yield
-
-
 @pytest.fixture(scope="session")
 def interrupt_at():
     """`with interrupt_at(n_batches)`: a user stops the training inside at that batch."""
-    return _interrupt_at
+    real = training.shuffled_batches
+
+    @contextmanager
+    def interrupt(n_batches):
+        def interrupted(*given, **options):
+            yield from itertools.islice(real(*given, **options), n_batches - 1)
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training, "shuffled_batches", interrupted)
+            yield
+
+    return interrupt

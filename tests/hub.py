@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
+import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from saerepgeo_lib import prompts
+from saerepgeo_lib.activations import prompts
 
 COMMIT = "0" * 40
 WIDTH = 32
@@ -19,6 +21,13 @@ _SIZES = {
     "EleutherAI/pythia-70m-deduped": (transformers.GPTNeoXConfig, 6),
     "google/gemma-2-2b": (transformers.Gemma2Config, 20),
 }
+
+
+def use_cache(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, for this process and those that it starts; there is no network."""
+    patch.setenv("HF_HOME", str(folder))
+    patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "hub"))
+    return folder / "hub"
 
 
 def snapshot(cache: Path, repo: str) -> Path:
@@ -39,15 +48,14 @@ def put_model(cache: Path, repo: str) -> Path:
         "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
+    sizes = {
+        "hidden_size": WIDTH, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "intermediate_size": 64, "max_position_embeddings": 64,
+    }  # fmt: skip
     if config is transformers.GPT2Config:
         sizes = {"n_embd": WIDTH, "n_layer": layers, "n_head": 4, "n_positions": 64, "n_ctx": 64}
-    else:
-        sizes = {
-            "hidden_size": WIDTH, "num_hidden_layers": layers, "num_attention_heads": 4,
-            "intermediate_size": 64, "max_position_embeddings": 64,
-        }  # fmt: skip
-        if config is transformers.Gemma2Config:
-            sizes |= {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 64}
+    if config is transformers.Gemma2Config:
+        sizes |= {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 64}
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config(**shared, **sizes))
     with torch.no_grad():  # the initial weights leave residuals that hardly differ
@@ -59,42 +67,53 @@ def put_model(cache: Path, repo: str) -> Path:
     return folder
 
 
-def _texts() -> list[str]:
-    return [p.text for name in ("months", "days") for p in prompts.load_concept(name).prompts]
+def _trained(base: Tokenizer, special: list[str], **options: Any) -> Tokenizer:
+    """With a vocabulary of 600, learned from the months' and the days' prompts."""
+    texts = [p.text for name in ("months", "days") for p in prompts.load_concept(name).prompts]
+    base.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, show_progress=False, **options
+    ))  # fmt: skip
+    return base
 
 
 def _gpts_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A byte-level BPE that adds no BOS and pads with nothing, as GPT-2's."""
-    base = Tokenizer(models.BPE())
+    base, end = Tokenizer(models.BPE()), "<|endoftext|>"
     base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     base.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
-    base.train_from_iterator(_texts(), trainer)
+    _trained(base, [end], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=base, bos_token="<|endoftext|>", eos_token="<|endoftext|>",
-        unk_token="<|endoftext|>",
-    )  # fmt: skip
+        tokenizer_object=base, bos_token=end, eos_token=end, unk_token=end
+    )
 
 
 def _gemmas_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A BPE that writes spaces as "▁", adds BOS itself, and has a BOS, EOS and pad of its own."""
-    base = Tokenizer(models.BPE(unk_token="<unk>"))
+    base, special = Tokenizer(models.BPE(unk_token="<unk>")), ["<pad>", "<eos>", "<bos>", "<unk>"]
     base.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     base.decoder = decoders.Metaspace(prepend_scheme="never")
-    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    base.train_from_iterator(
-        _texts(), trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
-    )
-    base.post_processor = processors.TemplateProcessing(
+    _trained(base, special).post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", special.index("<bos>"))]
     )
+    names = ("pad_token", "eos_token", "bos_token", "unk_token")
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=base, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
-        unk_token="<unk>",
-    )  # fmt: skip
+        tokenizer_object=base, **dict(zip(names, special, strict=True))
+    )
+
+
+# model, repository and folder of the SAE, its hook, and what SAELens' configuration says of it
+_SAELENS = {
+    "gpt2-small": (
+        "openai-community/gpt2", "jbloom/GPT2-Small-OAI-v5-32k-resid-post-SAEs",
+        "v5_32k_layer_11.pt", "blocks.11.hook_resid_post",
+        {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 8},
+         "normalize_activations": "layer_norm", "model_name": "gpt2-small"},
+    ),
+    "pythia-70m": (
+        "EleutherAI/pythia-70m-deduped", "ctigges/pythia-70m-deduped__res-sm_processed",
+        "5-res-sm", "blocks.5.hook_resid_post", {"activation_fn_str": "relu"},
+    ),
+}  # fmt: skip
 
 
 def put_preset(cache: Path, name: str, **metadata: Any) -> None:
@@ -102,52 +121,34 @@ def put_preset(cache: Path, name: str, **metadata: Any) -> None:
 
     `metadata` is added to the configuration of SAEs in SAELens' format.
     """
-    {"gpt2-small": _put_gpt2, "pythia-70m": _put_pythia, "gemma-2-2b": _put_gemma}[name](
-        cache, metadata
-    )
-
-
-def _put_gpt2(cache: Path, metadata: dict[str, Any]) -> None:
-    put_model(cache, "openai-community/gpt2")
-    folder = snapshot(cache, "jbloom/GPT2-Small-OAI-v5-32k-resid-post-SAEs") / "v5_32k_layer_11.pt"
-    config = {
-        "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 8},
-        "normalize_activations": "layer_norm", "model_name": "gpt2-small",
-    }  # fmt: skip
-    _put_saelens_5(folder, "blocks.11.hook_resid_post", config | metadata)
-
-
-def _put_pythia(cache: Path, metadata: dict[str, Any]) -> None:
-    put_model(cache, "EleutherAI/pythia-70m-deduped")
-    folder = snapshot(cache, "ctigges/pythia-70m-deduped__res-sm_processed") / "5-res-sm"
-    config = {"activation_fn_str": "relu", "model_name": "pythia-70m-deduped"}
-    _put_saelens_5(folder, "blocks.5.hook_resid_post", config | metadata)
-
-
-def _put_saelens_5(folder: Path, hook: str, config: dict[str, Any]) -> None:
-    """SAELens' format before version 6: no architecture, old names of keys."""
-    shared = {
+    if name == "gemma-2-2b":
+        assert not metadata, "dictionary_learning's format has no such metadata"
+        _put_gemma(cache)
+        return
+    model, repo, place, hook, config = _SAELENS[name]
+    put_model(cache, model)
+    folder = snapshot(cache, repo) / place
+    folder.mkdir(parents=True)
+    config = {  # before version 6: no architecture, old names of keys
         "d_in": WIDTH, "d_sae": 4 * WIDTH, "hook_point": hook, "dtype": "torch.float32",
         "device": "cuda", "context_size": 64, "dataset_path": "Skylion007/openwebtext",
+        "model_name": model.rpartition("/")[2], **config, **metadata,
     }  # fmt: skip
-    folder.mkdir(parents=True)
-    (folder / "cfg.json").write_text(json.dumps(shared | config))
+    (folder / "cfg.json").write_text(json.dumps(config))
     enc, dec, bias = _weights()
-    save_file(
-        {"W_enc": enc, "W_dec": dec, "b_enc": bias, "b_dec": 0.1 * torch.ones(WIDTH)},
-        folder / "sae_weights.safetensors",
-    )
+    weights = {"W_enc": enc, "W_dec": dec, "b_enc": bias, "b_dec": 0.1 * torch.ones(WIDTH)}
+    save_file(weights, folder / "sae_weights.safetensors")
 
 
-def _weights(d_in: int = WIDTH, d_sae: int = 4 * WIDTH) -> tuple[torch.Tensor, ...]:
+def _weights() -> tuple[torch.Tensor, ...]:
     """Encoder, decoder (the encoder's transpose) and the encoder's bias."""
-    directions = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.randn(4 * WIDTH, WIDTH, generator=generator)
     directions /= directions.norm(dim=1, keepdim=True)
-    return directions.T.contiguous(), directions, -0.5 * torch.ones(d_sae)
+    return directions.T.contiguous(), directions, -0.5 * torch.ones(4 * WIDTH)
 
 
-def _put_gemma(cache: Path, metadata: dict[str, Any]) -> None:
-    assert not metadata, "dictionary_learning's format has no such metadata"
+def _put_gemma(cache: Path) -> None:
     put_model(cache, "google/gemma-2-2b")
     repo = snapshot(cache, "canrager/saebench_gemma-2-2b_width-2pow16_date-1109")
     folder = repo / "gemma-2-2b_topk_width-2pow16_date-1109" / "resid_post_layer_19" / "trainer_0"

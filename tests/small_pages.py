@@ -3,7 +3,8 @@
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from saerepgeo_lib.pages import Page
+from saerepgeo_lib.companion.pages import Page
+from saerepgeo_lib.companion.records import RECORD_VERSION
 
 CLAIMS = {
     "up": {
@@ -17,24 +18,29 @@ CLAIMS = {
         "interval": "n counts hills",
     },
 }  # fmt: skip
+NO_CASE = {"concept": "", "tokens": "", "autoencoder": "", "against": "", "condition": "",
+           "dose": None}  # fmt: skip
 
 
-def finding(id, subject, statistic, value, low, high, p, n, verdict):
-    return {"id": id, "subject": subject, "statistic": statistic, "value": value, "low": low,
-            "high": high, "p": p, "n": n, "verdict": verdict}  # fmt: skip
+def finding(id, statistic, value, low, high, p, n, verdict, **case):
+    return {"id": id, "statistic": statistic, "value": value, "low": low, "high": high, "p": p,
+            "n": n, "verdict": verdict} | NO_CASE | case  # fmt: skip
 
 
 def small_record():
     return {
-        "version": 1, "notebook": "small", "seeds": [0], "tables": {},
+        "version": RECORD_VERSION, "notebook": "small", "seeds": [0], "tables": {},
         "parameters": {"preset": "tiny", "concept": "months,days", "n": 3},
         "claims": [
-            finding("up", "months: A", "slope", 0.12345, -0.5, 1234.5, 0.0004, 12, "holds"),
-            finding("up", "days: A|B", "slope", None, None, None, None, 0, "cannot be tested here"),
-            finding("up", "A", "rank [least, largest]", -2.0, -3.0, -1.0, 0.25, 5, "holds"),
-            finding("own", "A", "gap", 1.0, None, None, 0.031, 4, "does not hold"),
+            finding("up", "slope", 0.12345, -0.5, 1234.5, 0.0004, 12, "holds", concept="months",
+                    autoencoder="A"),
+            finding("up", "slope", None, None, None, None, 0, "cannot be tested here",
+                    concept="days", autoencoder="A", against="B|C"),
+            finding("up", "rank [least, largest]", -2.0, -3.0, -1.0, 0.25, 5, "holds",
+                    autoencoder="A"),
+            finding("own", "gap", 1.0, None, None, 0.031, 4, "does not hold", autoencoder="A"),
         ],
-        "numbers": {"subject": {"model": "m", "hook": "h.1", "autoencoders": {"A": {}, "B_1": {}}}},
+        "numbers": {"model": {"model": "m", "hook": "h.1", "autoencoders": {"A": {}, "B_1": {}}}},
         "run": {"device": "cpu", "versions": {}, "stages": {
             "one": {"seconds": 61.2, "process_peak_mib": 2048},
             "two": {"seconds": 3.4, "process_peak_mib": 1024},
@@ -42,13 +48,10 @@ def small_record():
     }  # fmt: skip
 
 
-def image():
-    return new_output("display_data", {"image/png": "iVBORw0="})
-
-
-def drawing(name, caption, *outputs):
-    """A cell with a named figure."""
-    cell = new_code_cell("plot()", outputs=list(outputs))
+def drawing(name, caption, **data):
+    """A cell with a named figure, and an output of that data; without any, an image."""
+    output = new_output("display_data", data or {"image/png": "iVBORw0="})
+    cell = new_code_cell("plot()", outputs=[output])
     cell.metadata["mystnb"] = {"figure": {"name": name, "caption": caption}}
     return cell
 
@@ -57,25 +60,22 @@ def small_cells():
     return [
         new_markdown_cell("# A small page\n\nText.\n\n```bash\n# no heading\n```"),
         new_markdown_cell("## Verdict\n\ntext\n\n### Why: a verdict?"),
-        drawing("first-figure", "It rises by 0.5 per cent. Then it falls.", image()),
-        drawing("skipped-figure", "Never drawn.", new_output("display_data", {"text/plain": "x"})),
+        drawing("first-figure", "It rises by 0.5 per cent. Then it falls."),
+        drawing("skipped-figure", "Never drawn.", **{"text/plain": "x"}),
     ]
 
 
 def small_page(record=None, cells=None, name="small"):
-    return Page(
-        name, cells or small_cells(), record or small_record(), f".venv/bin/saerepgeo run {name}"
-    )
+    command = f".venv/bin/saerepgeo run {name}"
+    return Page(name, cells or small_cells(), record or small_record(), command)
 
 
 def small_sweep():
-    rows = [("r1", "up", "months", "A minus B_1", "holds"),
-            ("r1", "up", "months (entity)", "A", "holds"),
-            ("r2", "up", "days", "B_1", "does not hold")]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["run", "id", "concept", "subject", "verdict"])
-    return table.assign(
-        preset="tiny",
-        low=-2.0,
-        high=-0.5,
-        written=pd.to_datetime(["2026-01-02", "2026-01-02", "2026-01-05"]),
+    rows = [("r1", "up", "months", "content", "A", "B_1", "holds"),
+            ("r1", "up", "months", "entity", "A", "", "holds"),
+            ("r2", "up", "days", "content", "B_1", "", "does not hold")]  # fmt: skip
+    names = ["run", "id", "concept", "tokens", "autoencoder", "against", "verdict"]
+    days = pd.to_datetime(["2026-01-02", "2026-01-02", "2026-01-05"])
+    return pd.DataFrame(rows, columns=names).assign(
+        condition="", dose=float("nan"), preset="tiny", low=-2.0, high=-0.5, written=days
     )

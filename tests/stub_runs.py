@@ -11,7 +11,7 @@ from collections import Counter
 
 import psutil
 
-from saerepgeo_lib.record_files import read_record
+from saerepgeo_lib.companion.records import read_record
 
 # The record is the library's form, written without its imports, so that a run takes a second.
 SOURCE = """# %% [markdown]
@@ -56,10 +56,11 @@ if fault == "print":
     print("#" * 60_000)
 
 # %%
-claim = {"id": "stub", "subject": name, "statistic": "n", "value": float(n), "low": None,
-         "high": None, "p": 0.5, "n": n, "verdict": "holds"}
+claim = {"id": "stub", "statistic": "n", "value": float(n), "low": None, "high": None, "p": 0.5,
+         "n": n, "verdict": "holds", "concept": name, "tokens": "", "autoencoder": "",
+         "against": "", "condition": "", "dose": None}
 record = {
-    "version": 1, "notebook": "stub", "seeds": [n], "claims": [claim], "numbers": {}, "tables": {},
+    "version": 2, "notebook": "stub", "seeds": [n], "claims": [claim], "numbers": {}, "tables": {},
     "parameters": {"n": n, "x": x, "levels": levels, "name": name},
     "run": {"device": "cpu", "versions": {},
             "stages": {"all": {"seconds": 0.25, "process_peak_mib": 7}}},
@@ -76,12 +77,26 @@ def write_stub(folder):
     return path
 
 
+def toml(value):
+    """A value as TOML, which has no null."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(k)} = {toml(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def toml_file(content):
+    """The text of a TOML file, one line per key."""
+    return "".join(f"{json.dumps(key)} = {toml(value)}\n" for key, value in content.items())
+
+
 def write_grid(folder, *, runs=None, **grid):
     """A grid file for the stub whose runs note their start in `folder/log`."""
-    path = folder / "grid.yml"
+    path = folder / "grid.toml"
     content = {"notebook": str(folder / "stub.py"), "fixed": {"folder": str(folder)},
                "grid": grid}  # fmt: skip
-    path.write_text(json.dumps(content | ({} if runs is None else {"runs": runs})))
+    path.write_text(toml_file(content | ({} if runs is None else {"runs": runs})))
     return path
 
 
@@ -93,27 +108,38 @@ def starts(folder):
 
 def finished(out):
     """The finished runs: `n` -> (folder's inode, time of the record's change), all read whole."""
-    found = {}
+    runs = {}
     for path in out.glob("[!.]*/*.record.json"):
         n = read_record(path)["parameters"]["n"]
-        assert n not in found
+        assert n not in runs
         json.loads(path.with_name("stub.ipynb").read_text())
-        found[n] = path.parent.stat().st_ino, path.stat().st_mtime_ns
-    return found
+        runs[n] = path.parent.stat().st_ino, path.stat().st_mtime_ns
+    return runs
 
 
-def start_sweep(grid, out, *options, file_size=resource.RLIM_INFINITY, **popen):
-    """`saerepgeo sweep` in a process of its own, whose files take at most `file_size` bytes."""
+def hidden(out):
+    """What is left in a folder of runs that are not finished."""
+    return [path.name for path in out.glob(".*")]
+
+
+def start(*arguments, file_size=resource.RLIM_INFINITY, **popen):
+    """`saerepgeo ARGUMENTS` in a process of its own, whose files take at most `file_size` bytes."""
 
     def prepare():  # a shell's background job ignores Ctrl-C, and so do its children unless told
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
-    command = [sys.executable, "-m", "saerepgeo_lib.cli", "sweep", str(grid), "-o", str(out)]
+    command = [sys.executable, "-m", "saerepgeo_lib.companion.cli", *map(str, arguments)]
     return subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "CI": "true"}, preexec_fn=prepare, **popen,
     )  # fmt: skip
+
+
+def ended(process, *, seconds=120):
+    """Exit status, standard output and error of a process."""
+    out, error = process.communicate(timeout=seconds)
+    return process.returncode, out, error
 
 
 def workers(process):

@@ -1,14 +1,19 @@
 """The ablation of the rank rule: its planted data, and that its scores mean what they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from saerepgeo_lib import ablation
-from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.noise_sweep import RESIDUAL
-from saerepgeo_lib.residuals import rms
+from saerepgeo_lib.activations.residual_stream import rms
+from saerepgeo_lib.plots.calibration import plot_rocs
+from saerepgeo_lib.rank.noise_sweep import RESIDUAL
+from saerepgeo_lib.studies import ablation_verdict
+from saerepgeo_lib.synthetic import ablation, data
+
+COLUMNS = ["shape", "contrast", "draw", "representation", "score", "value"]
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +22,11 @@ def like():
     return torch.randn(200, 48, generator=generator) * torch.linspace(3, 0.1, 48) + 5
 
 
-def test_the_flat_twin_has_exactly_the_spectrum_of_the_strata():
-    cloud = ablation.synthetic.linear_strata((1, 3), 30, 12, random_state=0)
+def test_the_flat_twin_has_the_spectrum_of_the_strata_and_the_curved_one_is_an_ellipsoid():
+    cloud = data.strata((1, 3), 30, 12, curved=False, random_state=0)
     twin = ablation.covariance_twin(cloud.points, curved=False, rng=np.random.default_rng(1))
     np.testing.assert_allclose(np.cov(twin.T), np.cov(cloud.points.T), atol=1e-12)
     np.testing.assert_allclose(twin.mean(0), cloud.points.mean(0), atol=1e-12)
-
-
-def test_the_curved_twin_is_an_ellipsoid_of_that_covariance_in_expectation():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50_000, 3)) @ rng.normal(size=(3, 6)) + 2
     twin = ablation.covariance_twin(x, curved=True, rng=rng)
@@ -46,15 +48,14 @@ def test_placement_keeps_shape_and_takes_mean_and_spread_of_the_residuals(like):
 
 def test_each_draw_has_strata_and_one_twin_a_contrast():
     sets = ablation.planted_sets(draws=2, n=48)
-    kinds = [(s.shape, s.contrast, s.draw) for s in sets]
-    assert len(kinds) == len(set(kinds)) == 2 * 2 * (1 + len(ablation.CONTRASTS))
+    kinds = {(s.shape, s.contrast, s.draw) for s in sets}
+    assert len(sets) == len(kinds) == 2 * 2 * (1 + len(ablation.CONTRASTS))
     assert {len(s.points) for s in sets} == {48}
-    for s in sets:
-        assert (s.contrast == "") == (len(set(s.dimension)) > 1)
+    assert all((s.contrast == "") == (len(set(s.dimension)) > 1) for s in sets)
     thin = [s for s in sets if s.contrast == "lowest dimension" and s.shape == "linear"]
     assert all(np.linalg.matrix_rank(s.points) == 1 for s in thin)
     assert len({s.seed for s in sets}) == len(sets)  # no two sets share noise or encoders
-    shapes = [next(s.points for s in sets if s.shape == shape) for shape in ablation.STRATA]
+    shapes = [next(s.points for s in sets if s.shape == shape) for shape in ablation.SHAPES]
     rows = [np.sort(x[:12] @ x[:12].T, axis=None) for x in shapes]
     assert not np.allclose(*rows)
     again = ablation.planted_sets(draws=2, n=48)
@@ -71,78 +72,61 @@ def test_scores_of_the_residual_stream_by_hand(like):
     assert {name for _, name in found} == set(ablation.SCORES)
     without = {name for _, name in ablation.scores(x, encoders, levels=(0, 1.0))}
     assert set(ablation.SCORES) - without == {"permutation range"}
-
-
-def test_permuted_spectra_are_those_of_shuffled_columns():
+    # permuted spectra are those of shuffled columns
     z = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    null = ablation._permuted_spectra(z, torch.Generator().manual_seed(1))
-    assert null.shape == (ablation.N_PERMUTATIONS, 12)
-    energy = np.square(null).sum(1)
-    np.testing.assert_allclose(energy, z.square().sum().item())  # shuffling keeps every entry
+    generator = torch.Generator().manual_seed(1)
+    null = data.permuted_spectra(lambda: ablation._shuffled(z, generator))
+    assert null.shape == (19, 12)
+    np.testing.assert_allclose(np.square(null).sum(1), z.square().sum().item())  # keeps every entry
     assert len({row.tobytes() for row in null.round(9)}) > 1
-    one_feature = ablation._permuted_spectra(z[:, :1], torch.Generator().manual_seed(1))
-    np.testing.assert_allclose(one_feature[:, 0], z[:, 0].norm().item())  # order is all that moves
+    shuffled = ablation._shuffled(z, generator)
+    assert torch.equal(shuffled.sort(0).values, z.sort(0).values)  # order is all that moves
+    (one,) = data.permuted_spectra(lambda: shuffled, draws=1)
+    np.testing.assert_allclose(one[:5], torch.linalg.svdvals(shuffled))
 
 
 def test_auc_and_worst_table_by_hand():
-    rows = []
-    for shape, shift in (("linear", 0), ("curved", 10)):
-        for contrast, values in {
-            "": (5, 6),
-            "same covariance": (1, 2),
-            "same mean dimension": (5, 6),
-            "lowest dimension": (8, 9),
-        }.items():
-            rows += [(shape, contrast, i, "SAE", "MLE spread", float(v + shift))
-                     for i, v in enumerate(values)]  # fmt: skip
-    columns = ["shape", "contrast", "draw", "representation", "score", "value"]
-    table = pd.DataFrame(rows, columns=columns)
+    least = dict(zip(("", *ablation.CONTRASTS), (5, 1, 5, 8), strict=True))
+    rows = [(shape, contrast, draw, "SAE", "MLE spread", float(value + draw + shift))
+            for shape, shift in (("linear", 0), ("curved", 10))
+            for contrast, value in least.items() for draw in range(2)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=COLUMNS)
     aucs = ablation.auc_table(table)
     linear = aucs[aucs["shape"] == "linear"].set_index("contrast")["auc"]
     assert linear.tolist() == [1, 0.5, 0]
     worst = ablation.worst_aucs(aucs, ["SAE"]).iloc[0]
     assert [worst[c] for c in (*ablation.CONTRASTS, "worst")] == [1, 0.5, 0, 0]
-    claims = ablation.judge(aucs, "MLE spread", ["SAE"])
+    claims = ablation_verdict.judge_rank_rule(aucs, "MLE spread", ["SAE"])
     assert [c.value for c in claims] == [1, 0.5, 0]  # compared within each shape
     assert [c.verdict for c in claims][1:] == ["does not hold"] * 2
-    roc = ablation.roc_table(table, "SAE", ["MLE spread"])
-    for (_, _), part in roc.query("contrast == 'same covariance'").groupby(["contrast", "shape"]):
-        assert np.trapezoid(part["true"], part["false"]) == pytest.approx(1)
+    figure = plot_rocs(table, "SAE", ["MLE spread"])
+    areas = [np.trapezoid(*ax.lines[0].get_data()[::-1]) for ax in figure.axes]
+    np.testing.assert_allclose(areas, np.repeat([1, 0.5, 0], 2))
 
 
 def test_the_verdict_on_planted_data_asks_every_null():
     rng = np.random.default_rng(0)
-    rows = []
-    for contrast, gain in (("", 5.0), ("same covariance", 5.0)):
-        for draw in range(8):
-            for label in (RESIDUAL, "dense AE", "SAE", "random SAE"):
-                value = rng.normal() + (gain if label == "SAE" else 0)
-                value += 9.0 if (label, contrast) == ("dense AE", "same covariance") else 0
-                rows.append(("linear", contrast, draw, label, "stable range", value))
-    columns = ["shape", "contrast", "draw", "representation", "score", "value"]
-    table = pd.DataFrame(rows, columns=columns)
+    gains = {("SAE", ""): 5, ("SAE", "same covariance"): 5, ("dense AE", "same covariance"): 9}
+    rows = [
+        ("linear", contrast, draw, label, "stable range",
+         rng.normal() + gains.get((label, contrast), 0))
+        for contrast in ("", "same covariance") for draw in range(8)
+        for label in (RESIDUAL, "dense AE", "SAE", "random SAE")
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=COLUMNS)
     found = ablation.verdicts(table, "stable range", ["SAE"]).set_index("data")
     assert found["beyond all"].to_dict() == {"strata": "yes", "same covariance": "no"}
     assert found.loc["same covariance", "minus dense"] < 0 < found.loc["strata", "minus dense"]
 
 
 def test_score_table_runs_every_representation_and_is_reproducible(like, small_sae):
-    like8 = like[:, :8]
-    saes = {"small": small_sae}
-    sets = [s for s in ablation.planted_sets(draws=2, n=40, dimensions=(1, 2)) if s.draw == 0]
-    sets = [ablation.Planted(s.shape, s.contrast, s.draw, s.points[:, :8], s.dimension, s.seed)
-            for s in sets]  # fmt: skip
-    first = ablation.score_table(sets, like8, saes, sparse=["small"], levels=(0, 1))
-    again = ablation.score_table(sets, like8, saes, sparse=["small"], levels=(0, 1))
+    sets = ablation.planted_sets(draws=2, n=40, dimensions=(1, 2))
+    sets = [replace(s, points=s.points[:, :8]) for s in sets if s.draw == 0]
+    given = {"small": small_sae}
+    first, again = (
+        ablation.score_table(sets, like[:, :8], given, sparse=["small"], levels=(0, 1))
+        for _ in range(2)
+    )
     pd.testing.assert_frame_equal(first, again)
     assert set(first["representation"]) == {RESIDUAL, "small", "random small"}
     assert np.isfinite(first["value"]).all()
-
-
-def test_parameters_that_cannot_be_used_are_refused():
-    with pytest.raises(UserError, match="draws"):
-        ablation.check_parameters(draws=1, n_points=96, score="MLE spread")
-    with pytest.raises(UserError, match="n_points"):
-        ablation.check_parameters(draws=2, n_points=8, score="MLE spread")
-    with pytest.raises(UserError, match="did you mean 'MLE spread'"):
-        ablation.check_parameters(draws=2, n_points=96, score="MLE spred")

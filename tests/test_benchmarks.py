@@ -4,8 +4,8 @@ Timings are not tested here, only what is computed from them.
 """
 
 import itertools
-import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,31 +28,22 @@ from benchmarks import (
 )
 from benchmarks.growth import growth
 from benchmarks.limits import Limits
-from saerepgeo_lib import interventions, prompts, residuals
-from saerepgeo_lib.edits import edit, mse, setting_of
+from saerepgeo_lib.activations.latents import encode
+from saerepgeo_lib.activations.residual_stream import rms, run_to_hook
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.files import read_json
-from saerepgeo_lib.latents import encode
-from saerepgeo_lib.noise_sweep import stream, sweep
-from saerepgeo_lib.residuals import rms
-from saerepgeo_lib.structure import groups_of
-from saerepgeo_lib.tensors import aligned_rows, modal_spectra
+from saerepgeo_lib.files import read_json, write_json
+from saerepgeo_lib.rank.noise_sweep import stream, sweep
+from saerepgeo_lib.rank.unfoldings import aligned_rows, modal_spectra
+from saerepgeo_lib.steering import optimise as interventions
+from saerepgeo_lib.steering.latents import ClusteredLatents, ratios, steer
 
-TINY = {
-    "gpt2": shapes.Shape(
-        "tiny-gpt2", "gpt2", d_model=32, d_mlp=64, d_heads=32, d_keys=32, n_heads=4,
-        vocabulary=600, blocks_needed=2, blocks_built=2, blocks_above=1, n_features=256, k=8,
-    ),
-    "bert": shapes.Shape(
-        "tiny-bert", "bert", d_model=32, d_mlp=64, d_heads=32, d_keys=32, n_heads=4,
-        vocabulary=600, blocks_needed=2, blocks_built=2, blocks_above=1, n_features=256, k=8,
-    ),
-    "gemma2": shapes.Shape(
-        "tiny-gemma", "gemma2", d_model=32, d_mlp=64, d_heads=64, d_keys=32, n_heads=4,
-        vocabulary=600, blocks_needed=4, blocks_built=2, blocks_above=0, n_features=256, k=8,
-        gated=True,
-    ),
+SIZES = {
+    "d_model": 32, "d_mlp": 64, "d_heads": 32, "d_keys": 32, "n_heads": 4, "vocabulary": 600,
+    "blocks_needed": 2, "blocks_built": 2, "blocks_above": 1, "n_features": 256, "k": 8,
 }  # fmt: skip
+GEMMAS = {"d_heads": 64, "blocks_needed": 4, "blocks_above": 0, "gated": True}
+TINY = {family: shapes.Shape(f"tiny-{family}", family, **SIZES | sizes)
+        for family, sizes in (("gpt2", {}), ("bert", {}), ("gemma2", GEMMAS))}  # fmt: skip
 pytestmark = pytest.mark.usefixtures("one_thread")  # beside other tests
 ROUND = Limits("cpu", "float32", square=1e9, encode=2e9, float64=1e8, bandwidth=1e10)
 
@@ -63,59 +54,72 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tiny(cache):
-    return stages.Bench(TINY["gpt2"], shapes.build(TINY["gpt2"], cache=cache), concept="days")
+def bench(cache):
+    """`bench(family)`: that small shape with its model."""
+    return lambda family: stages.Bench(
+        TINY[family], shapes.build(TINY[family], cache=cache), concept="days"
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(bench):
+    return bench("gpt2")
+
+
+def near(found, expected):
+    """Asserts equality up to 1e-5 of the largest expected value."""
+    atol = 1e-5 * expected.abs().max().item()
+    torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_a_shape_is_what_it_says(family, cache):
-    shape = TINY[family]
-    subject = shapes.build(shape, cache=cache)
+def test_a_shape_is_what_it_says(family, bench, cache):
+    shape, model = TINY[family], bench(family).model
     saved = transformers.AutoModel.from_pretrained(shapes.checkpoint(shape, cache))
     lists = [module for module in saved.modules() if isinstance(module, torch.nn.ModuleList)]
     in_block = sum(p.numel() for p in lists[0][0].parameters() if p.ndim == 2)
     assert in_block == shape.weights_a_block
-    assert subject.model.cfg.n_layers == shape.blocks_built + shape.blocks_above
-    found = subject.residuals(subject.tokens(prompts.load_concept("days")))
-    assert found.x.shape[1] == shape.d_model and rms(found.x) > 0
-    tokens = subject.tokens(prompts.load_concept("days"))
-    _, whole = subject.model.run_with_cache(
+    assert model.model.cfg.n_layers == shape.blocks_built + shape.blocks_above
+    acts = model.activations("days")
+    assert acts.x.shape[1] == shape.d_model and rms(acts.x) > 0
+    tokens = acts.tokens
+    _, whole = model.model.run_with_cache(
         tokens.ids, attention_mask=tokens.attention.long(), names_filter=[shape.hook]
     )
-    x = residuals.run_to_hook(subject.model, tokens.ids, tokens.attention, shape.hook)
+    x = run_to_hook(model.model, tokens.ids, tokens.attention, shape.hook)
     torch.testing.assert_close(x, whole[shape.hook], rtol=1e-5, atol=1e-5)
-    sae = subject.autoencoders[shapes.LABEL]
+    sae = model.saes[shapes.LABEL]
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(shape.n_features))
-    assert encode(sae, found.x).l0 <= shape.k
+    assert encode(sae, acts.x).l0 <= shape.k
 
 
-def noise_like_the_sweeps(residuals, rows, shape):
+def noise_like_the_sweeps(acts, rows):
     """Noise for all tokens that is, at the tensor's tokens, what the sweep draws for seed 0."""
-    drawn = torch.randn(rows.numel(), residuals.x.shape[1], generator=stream(0, "noise"))
-    noise = torch.randn(*shape, residuals.x.shape[1], generator=torch.Generator().manual_seed(9))
-    at = residuals.prompt[rows], residuals.position[rows]
+    d = acts.x.shape[1]
+    drawn = torch.randn(rows.numel(), d, generator=stream(0, "noise"))
+    noise = torch.randn(*acts.tokens.ids.shape, d, generator=torch.Generator().manual_seed(9))
+    at = acts.prompt[rows], acts.position[rows]
     noise[at] = drawn.view(*rows.shape, -1)
-    return rms(residuals.x) * noise, at
+    return rms(acts.x) * noise, at
 
 
 @pytest.mark.parametrize("variant", ["lean", "careful"])
 def test_sweeps_over_the_same_tokens_give_the_librarys_spectra_at_every_level(tiny, variant):
     levels = (0.0, 0.1, 1.0)
-    residuals = tiny.residuals
-    rows = aligned_rows(residuals, max_slots=2)
-    noise, at = noise_like_the_sweeps(residuals, rows, tiny.tokens.ids.shape)
+    rows = aligned_rows(tiny.acts, max_slots=2)
+    noise, at = noise_like_the_sweeps(tiny.acts, rows)
     found = plain.spectra(
-        tiny.subject.model, tiny.sae, tiny.tokens, tiny.shape.hook, noise, levels=levels,
+        tiny.model.model, tiny.sae, tiny.tokens, tiny.shape.hook, noise, levels=levels,
         variant=variant, at=at,
     )  # fmt: skip
     expected = sweep(
-        residuals, {"SAE": tiny.sae}, sparse=(), levels=levels, seeds=(0, 1), max_slots=2
+        tiny.acts, {"SAE": tiny.sae}, sparse=(), levels=levels, seeds=(0, 1), max_slots=2
     )
     for i in range(len(levels)):
         for mode in (1, 2, 3):
-            theirs, ours = found[i][mode].numpy(), expected.spectra["SAE", mode][i, 0]
+            theirs, ours = found[i][mode], torch.from_numpy(expected.spectra["SAE", mode][i, 0])
             k = min(len(theirs), len(ours))
-            np.testing.assert_allclose(theirs[:k], ours[:k], atol=1e-5 * ours[0])
+            near(theirs[:k], ours[:k])
             assert (theirs[k:] < 1e-5 * ours[0]).all() and not ours[k:].any()
 
 
@@ -123,39 +127,28 @@ def test_the_plain_spectra_and_the_gram_matrix_agree_with_the_librarys(tiny):
     tokens, hook = tiny.tokens, tiny.shape.hook
     noise = torch.randn(*tokens.ids.shape, tiny.shape.d_model)
     given = {"levels": (0.0, 0.5), "at": (torch.arange(84)[:, None], torch.tensor([[1, 2]]))}
-    found = {
-        variant: plain.spectra(
-            tiny.subject.model, tiny.sae, tokens, hook, noise, variant=variant, **given
-        )
-        for variant in plain.VARIANTS
-    }
+    read = partial(plain.spectra, tiny.model.model, tiny.sae, tokens, hook, noise, **given)
+    found = {variant: read(variant=variant) for variant in ("plain", "lean", "gram")}
     for i, level in enumerate(given["levels"]):
-        x = plain.run_with_noise(tiny.subject.model, tokens, hook, level * noise)
+        x = plain.run_with_noise(tiny.model.model, tokens, hook, level * noise)
         every = modal_spectra(tiny.sae.encode(x).flatten(0, 1).detach(), x.shape[1])
         for mode, values in every.items():
             k = min(len(values), len(found["plain"][i][mode]))
-            torch.testing.assert_close(
-                found["plain"][i][mode][:k].double(), values[:k], rtol=0, atol=1e-5 * values[0]
-            )
-        lean, gram = found["lean"][i][3].double(), found["gram"][i][3]
-        torch.testing.assert_close(gram[: len(lean)], lean, rtol=0, atol=1e-5 * lean[0].item())
+            near(found["plain"][i][mode][:k], values[:k])
+        lean, gram = found["lean"][i][3], found["gram"][i][3]
+        near(gram[: len(lean)], lean)
 
 
 @pytest.fixture(scope="module")
 def edits(tiny):
     """The same tokens and clusters for the library and for the plain side; some are in none."""
-    x = tiny.residuals.x
-    labels = groups_of(tiny.residuals, prompts.load_concept("days")).entity
-    with torch.no_grad():
-        z = tiny.sae.encode(x)
-    return (
-        setting_of(tiny.sae, x, labels),
-        plain_edits.Dense(tiny.sae, x, z, torch.from_numpy(labels)),
-    )
+    sae, x, labels = tiny.sae, tiny.acts.x, tiny.acts.entity
+    theirs = plain_edits.Dense(sae, x, sae.encode(x).detach(), torch.from_numpy(labels))
+    return ClusteredLatents.of(sae, x, labels), theirs
 
 
 @pytest.mark.parametrize("kind", ["free", "valid"])
-def test_the_plain_edit_has_the_librarys_objective_and_gradient(edits, kind):
+def test_the_plain_edit_has_the_librarys_objective_gradient_and_least_error(edits, kind):
     ours, theirs = edits
     generator = torch.Generator().manual_seed(1)
     shift = 0.1 * ours.aedp * torch.randn(ours.centroids.shape, generator=generator)
@@ -163,34 +156,26 @@ def test_the_plain_edit_has_the_librarys_objective_and_gradient(edits, kind):
     wide[:, ours.features] = shift
     a, e = plain_edits.ratios(theirs, wide.requires_grad_(), kind)
     (gradient,) = torch.autograd.grad(e - a.log(), wide)
-    found = interventions.ratios(ours, shift.double(), kind)
+    found = ratios(ours, shift.double(), kind)
     assert (a.item(), e.item()) == pytest.approx(found, rel=1e-5)
     shift = shift.double().requires_grad_()
-    edited = edit(ours, shift, kind)
+    edited = steer(ours, shift, kind)
     separation = torch.pdist(edited.centroids).mean() / ours.aedp
-    (expected,) = torch.autograd.grad(mse(ours, edited) / ours.mse - separation.log(), shift)
-    rest = gradient.clone()
-    rest[:, ours.features] = 0
-    assert not rest.any()
-    torch.testing.assert_close(
-        gradient[:, ours.features].double(), expected, rtol=0, atol=1e-5 * expected.abs().max()
-    )
-
-
-@pytest.mark.parametrize("kind", ["free", "valid"])
-@pytest.mark.parametrize("dose", [0.8, 1.5])
-def test_the_plain_search_ends_where_the_librarys_does(edits, kind, dose):
-    ours, theirs = edits
-    reached, error, _ = plain_edits.least_mse_at(theirs, dose, kind, theirs.unmoved, n_steps=24)
-    expected = interventions.least_mse_at(ours, dose, kind=kind, n_steps=24)
-    assert (reached, error) == pytest.approx((expected.aedp, expected.mse), rel=2e-3)
+    (expected,) = torch.autograd.grad(edited.mse() / ours.mse - separation.log(), shift)
+    near(gradient[:, ours.features], expected)
+    gradient[:, ours.features] = 0
+    assert not gradient.any()
+    for dose in (0.8, 1.5):  # and the search for the least error ends at the same place
+        reached, error, _ = plain_edits.least_mse_at(theirs, dose, kind, theirs.unmoved, n_steps=24)
+        least = interventions.least_mse_at(ours, dose, kind=kind, n_steps=24)
+        assert (reached, error) == pytest.approx((least.aedp, least.mse), rel=2e-3)
 
 
 def test_every_stage_runs_and_has_a_floor(tiny):
     found = stages.stages(tiny)
     assert tuple(found) == stages.STAGES
-    for name, stage in found.items():
-        costs = measure.measure(stage.work, rounds=1 if "Case" in name else 2, warmup=0)
+    for stage in found.values():
+        costs = measure.measure(stage.work, rounds=1, warmup=0)
         kept = stages.row(tiny, stage, costs, ROUND, rate=5e9)
         assert kept["floor_s"] > 0 and kept["share"] > 0
         assert kept["gflop"] == pytest.approx([5 * seconds for seconds in kept["wall_s"]])
@@ -200,29 +185,25 @@ def test_every_stage_runs_and_has_a_floor(tiny):
 
 
 def test_a_sweep_is_held_against_the_product_timed_just_before_it(tiny, monkeypatch):
-    rates, seconds = iter([1e6, 2e6]), iter([4.0, 4.0])
+    rates, cost = iter([1e6, 2e6]), [measure.Cost(4.0, 0.0, None)]
     monkeypatch.setattr(stages, "product_rate", lambda *given, **options: next(rates))
-    cost = lambda *given, **options: [measure.Cost(next(seconds), 0.0, None)]  # noqa: E731
-    monkeypatch.setattr(stages, "measure", cost)
+    monkeypatch.setattr(stages, "measure", lambda *given, **options: cost)
     operations = 2 * 2 * len(tiny.rows) * tiny.shape.d_model * tiny.shape.n_features
     expected = [operations / 1e6 / 4, operations / 2e6 / 4]
     assert stages.sweep_beside_product(tiny, n_pairs=2) == pytest.approx(expected)
 
 
-def test_of_a_model_built_in_part_only_the_residuals_are_scaled_and_no_whole_case_is_measured(tiny):
-    part = stages.stages(stages.Bench(replace(tiny.shape, blocks_needed=4), tiny.subject))
+def test_residuals_are_scaled_for_blocks_not_built_and_their_floor_counts_tokens_read(tiny, bench):
+    part = stages.stages(stages.Bench(replace(tiny.shape, blocks_needed=4), tiny.model))
     assert part["residuals"].factor == 2
     assert set(stages.STAGES) - set(part) == {"Case 1", "Case 1, no nulls", "Case 3 doses"}
-
-
-def test_the_floor_of_the_residuals_counts_the_tokens_that_are_read(tiny, cache):
     content, attended = tiny.tokens.content, tiny.tokens.attention
     last = [max(i for i, yes in enumerate(row) if yes) + 1 for row in content.tolist()]
     assert sum(last) < attended.sum()
     read = sum(last)  # nothing is padded in front
     causal = limits.residual_floor(tiny.shape, read, ROUND)
     assert stages.stages(tiny)["residuals"].floor(ROUND) == pytest.approx(causal)
-    bert = stages.Bench(TINY["bert"], shapes.build(TINY["bert"], cache=cache), concept="days")
+    bert = bench("bert")
     every = limits.residual_floor(bert.shape, int(bert.tokens.attention.sum()), ROUND)
     assert stages.stages(bert)["residuals"].floor(ROUND) == pytest.approx(every)
 
@@ -245,10 +226,7 @@ def test_floors_are_those_derived_by_hand():
 
 
 def test_a_call_is_charged_with_the_memory_that_it_adds():
-    def call():
-        return torch.ones(2**24).sum().item()  # 64 MiB
-
-    costs = measure.measure(call, rounds=2)
+    costs = measure.measure(lambda: torch.ones(2**24).sum().item(), rounds=2)  # 64 MiB
     assert len(costs) == 2 and min(cost.cpu_s for cost in costs) > 0
     assert costs[0].peak_mib is None or costs[0].peak_mib == pytest.approx(64, abs=8)
 
@@ -269,86 +247,65 @@ def test_parts_add_up_by_name(monkeypatch):
 def test_exponents_of_planted_laws_are_recovered(fixed, exponent):
     sizes = np.repeat([16, 32, 64, 128, 256], 3)
     law = fixed + 0.01 * sizes**exponent
-    found = [
-        growth(sizes, law * np.exp(0.02 * np.random.default_rng(seed).standard_normal(len(sizes))))
-        for seed in range(60)
-    ]
+    noise = [np.random.default_rng(seed).standard_normal(len(sizes)) for seed in range(60)]
+    found = [growth(sizes, law * np.exp(0.02 * each)) for each in noise]
     assert sum(fit.low <= exponent <= fit.high for fit in found) >= 0.85 * len(found)
     assert np.median([fit.exponent for fit in found]) == pytest.approx(exponent, abs=0.05)
     assert np.median([fit.fixed for fit in found]) == pytest.approx(fixed, abs=0.1)
 
 
 @pytest.mark.parametrize("axis", ["levels", "seeds"])
-def test_a_sweep_over_more_levels_or_seeds_takes_no_more_memory(tiny, axis):
+def test_a_sweep_over_more_levels_or_seeds_takes_no_more_memory(tiny, axis, monkeypatch):
     """What is kept of a level are spectra; the latents of 32 levels together would take 32 MiB.
 
     Single peaks scatter by ten: what is kept would show in each of three measurements.
     """
+    monkeypatch.setitem(scaling.SIZES, axis, (2, 4, 8, 32))
+    size = scaling.Size(prompts=32, features=4_096, levels=2)
+    monkeypatch.setitem(scaling.LARGER, "sweep", size)
     rises = []
     while len(rises) < 3 and min(rises, default=10) >= 10:
         found = scaling.grow(tiny.shape, "sweep", axis, model=None, repeats=1)
-        assert [point["size"] for point in found["points"]] == [2, 4, 8, 16, 32]
+        assert [point["size"] for point in found["points"]] == [2, 4, 8, 32]
         peaks = [point["peak_mib"] for point in found["points"]]
         rises.append(0 if None in peaks else peaks[-1] - peaks[0])
     assert min(rises) < 10, rises
     assert found["low"] <= found["exponent"] <= found["high"]
 
 
-@pytest.mark.parametrize("variant", ["plain", "careful"])
-def test_each_plain_side_of_case_1_tells_its_parts(tiny, variant):
-    parts = measure.Parts("cpu")
-    side.case1_plain(tiny.subject, "days", parts, variant=variant, n_levels=2)
-    assert set(parts.seconds) == {"model", "encode", "spectra"}
-
-
-def test_both_sides_of_case_3_edit_the_same_clusters(tiny):
-    parts = measure.Parts("cpu")
+def test_sides_tell_their_parts_in_case_1_and_edit_the_same_clusters_in_case_3(tiny):
+    for variant in ("plain", "careful"):
+        parts = measure.Parts("cpu")
+        side.case1_plain(tiny.model, "days", parts, variant=variant, n_levels=2)
+        assert set(parts.seconds) == {"model", "encode", "spectra"}
     given = {"kind": "free", "doses": [1.1]}
-    clusters = [
-        side.case3_library(tiny.subject, "days", parts, searched=True, **given)["clusters"],
-        side.case3_plain(tiny.subject, "days", parts, **given)["clusters"],
-    ]
-    assert clusters[0] == clusters[1] > 1
+    both = (partial(side.case3_library, searched=True), side.case3_plain)
+    ours, theirs = (of(tiny.model, "days", measure.Parts("cpu"), **given) for of in both)
+    assert ours["clusters"] == theirs["clusters"] > 1
 
 
 def a_record(path, seconds, gflops=100.0):
-    rows = [
-        {"shape": "minilm", "stage": stage, "device": "cpu", "precision": "float32",
-         "gflop": [wall * gflops for wall in walls]}
-        for stage, walls in seconds.items()
-    ]  # fmt: skip
-    path.write_text(json.dumps({"stages": rows}))
+    one = {"shape": "minilm", "device": "cpu", "precision": "float32"}
+    rows = [one | {"stage": stage, "gflop": [wall * gflops for wall in walls]}
+            for stage, walls in seconds.items()]  # fmt: skip
+    write_json(path, {"stages": rows})
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("now", "gflops", "code"),
-    [
+def test_the_guard_speaks_up_when_a_stage_is_slower_and_only_then(tmp_path, capsys):
+    stored = a_record(tmp_path / "stored.json", {"spectra": [1.0, 1.1, 1.2], "Case 1": [5.0]})
+    for now, gflops, code in (
         ([1.0, 1.1, 1.2], 100.0, 0),  # the same
         ([2.0, 2.2, 2.4], 50.0, 0),  # a machine half as fast
         ([2.0, 2.2, 2.4], 100.0, 1),  # slower
         ([1.2, 1.6, 1.7], 100.0, 0),  # its fastest round is as fast as one of the stored
         ([1.25, 1.3, 1.35], 100.0, 0),  # within the tolerance
         ([0.2, 0.3, 0.4], 100.0, 0),  # faster
-    ],
-)
-def test_the_guard_speaks_up_when_a_stage_is_slower_and_only_then(
-    tmp_path, capsys, now, gflops, code
-):
-    stored = a_record(tmp_path / "stored.json", {"spectra": [1.0, 1.1, 1.2], "Case 1": [5.0]})
-    fresh = a_record(tmp_path / "fresh.json", {"spectra": now}, gflops)
-    assert compare.main([fresh, "--stored", stored]) == code
-    said = capsys.readouterr().out
-    assert ("SLOWER" in said) == bool(code)
-    assert ("Nothing is slower" in said) != bool(code)
-
-
-def test_the_guard_reads_what_pytest_benchmark_writes(tmp_path):
-    row = {"shape": "minilm", "stage": "spectra", "device": "cpu", "precision": "float32",
-           "gflop": [3.0]}  # fmt: skip
-    path = tmp_path / "bench.json"
-    path.write_text(json.dumps({"benchmarks": [{"name": "test", "extra_info": row}]}))
-    assert compare.read_stages(path) == {("minilm", "spectra", "cpu", "float32"): row}
+    ):
+        fresh = a_record(tmp_path / "fresh.json", {"spectra": now}, gflops)
+        assert compare.main([fresh, "--stored", stored]) == code
+        said = capsys.readouterr().out
+        assert ("SLOWER" in said) == ("Nothing is slower" not in said) == bool(code)
 
 
 def test_of_another_machine_or_of_no_stored_stage_the_guard_has_no_verdict(tmp_path, capsys):
@@ -356,48 +313,47 @@ def test_of_another_machine_or_of_no_stored_stage_the_guard_has_no_verdict(tmp_p
     fresh = a_record(tmp_path / "fresh.json", {"spectra": [9.0]})
     assert compare.main([fresh, "--stored", stored]) == 1
     assert "Stored, but not run now: minilm Case 1" in capsys.readouterr().out
-    elsewhere = json.loads((tmp_path / "fresh.json").read_text()) | {"machine": {"cores": 64}}
-    (tmp_path / "fresh.json").write_text(json.dumps(elsewhere))
-    assert compare.main([fresh, "--stored", stored]) == 0
-    assert "No verdict on another machine" in capsys.readouterr().out
-    newer = json.loads((tmp_path / "fresh.json").read_text()) | {"machine": {"torch": "99"}}
-    (tmp_path / "fresh.json").write_text(json.dumps(newer))
-    assert compare.main([fresh, "--stored", stored]) == 1
-    assert "torch None, here 99" in capsys.readouterr().out
+    for machine, code, words in (
+        ({"cores": 64}, 0, "No verdict on another machine"),
+        ({"torch": "99"}, 1, "torch None, here 99"),
+    ):
+        path = tmp_path / "fresh.json"
+        write_json(path, read_json(path) | {"machine": machine})
+        assert compare.main([fresh, "--stored", stored]) == code
+        assert words in capsys.readouterr().out
     other = a_record(tmp_path / "other.json", {"clusters": [9.0]})
     assert compare.main([other, "--stored", stored]) == 0
     assert "none of these stages" in capsys.readouterr().out
 
 
-def test_the_guard_says_that_the_machine_was_busy():
+def test_the_guard_reads_what_pytest_benchmark_writes_and_says_that_the_machine_was_busy(tmp_path):
     key = ("minilm", "spectra", "cpu", "float32")
-    fresh = {key: {"gflop": [3.0], "others_cores": 1.0}}
-    (row,) = compare.compared(fresh, {key: {"gflop": [1.0]}})
-    assert row["verdict"] == "SLOWER (others kept 1.0 cores busy)"
+    row = dict(zip(("shape", "stage", "device", "precision"), key, strict=True))
+    row |= {"gflop": [3.0], "others_cores": 1.0}
+    path = tmp_path / "bench.json"
+    write_json(path, {"benchmarks": [{"name": "test", "extra_info": row}]})
+    fresh = compare.read_stages(path)
+    assert fresh == {key: row}
+    (found,) = compare.compared(fresh, {key: {"gflop": [1.0]}})
+    assert found["verdict"] == "SLOWER (others kept 1.0 cores busy)"
 
 
-def test_a_side_runs_alone_and_its_result_is_kept(tmp_path):
+def test_a_side_runs_alone_its_result_is_kept_and_one_without_time_is_named(tmp_path):
     out = tmp_path / "peers.json"
     work = list(
         peers.items(1, sides=["library"], shape="minilm", concepts=["days"], levels=[1], doses=[],
                     device="cpu")
     )  # fmt: skip
     (found,) = peers.resume(work, out, budget=60)
-    assert "failed" not in found and set(found["parts"]) == {"load", "model", "encode", "spectra"}
-    assert found["process_cpu_s"] > sum(part["cpu_s"] for part in found["parts"].values())
-    assert found["process_peak_mib"] > 100
+    seconds = {name: part["cpu_s"] for name, part in found["parts"].items()}
+    assert "failed" not in found and set(seconds) == {"load", "model", "encode", "spectra"}
+    assert found["process_cpu_s"] > sum(seconds.values()) and found["process_peak_mib"] > 100
     assert list(peers.resume(work, out, budget=60)) == []
-    (total,) = json.loads(out.read_text())["totals"]
-    assert total["cpu_s"] == pytest.approx(
-        sum(found["parts"][name]["cpu_s"] for name in ("model", "encode", "spectra"))
-    )
-
-
-def test_peers_that_find_no_time_are_named(tmp_path):
-    out = tmp_path / "peers.json"
-    work = [peers.Item(1, "plain", "minilm", "days", levels=1)]
+    (total,) = read_json(out)["totals"]
+    assert total["cpu_s"] == pytest.approx(sum(seconds.values()) - seconds["load"])
+    work, out = [peers.Item(1, "plain", "minilm", "days", levels=1)], tmp_path / "none.json"
     assert list(peers.resume(work, out, budget=0)) == []
-    record = json.loads(out.read_text())
+    record = read_json(out)
     assert record["runs"] == [] and record["left_out"][0]["concept"] == "days"
 
 
@@ -412,28 +368,22 @@ def test_a_record_keeps_what_is_not_measured_again_and_names_what_it_lacks(tmp_p
     again = everything.Run(out, everything.opened(out, "cpu"))
     again.add("stages", row | {"wall_s": [3.0]}, "")
     again.leave_out(everything.stage_name("minilm", "clusters"), "no time")
-    kept = json.loads(out.read_text())
-    assert {r["shape"]: r["wall_s"] for r in kept["stages"]} == {
-        "minilm": [3.0],
-        "gpt2-small": [2.0],
-    }
+    kept = read_json(out)
+    walls = {r["shape"]: r["wall_s"] for r in kept["stages"]}
+    assert walls == {"minilm": [3.0], "gpt2-small": [2.0]}
     assert len(kept["scaling"]) == 1 and all(r["date"] for r in kept["stages"])
     lacks = {part["what"]: part["why"] for part in kept["left out"]}
     assert lacks["stages at minilm's shape: minilm, clusters"] == "no time"
     assert lacks["stages at gemma-2-2b's shape"] == "not run"
     assert lacks["Case 3, plain side"] == "not run"
     everything.Run(out, everything.opened(out, "cpu")).add("stages", row | {"wall_s": [4.0]}, "")
-    lacks = {part["what"]: part["why"] for part in json.loads(out.read_text())["left out"]}
+    record = read_json(out)
+    lacks = {part["what"]: part["why"] for part in record["left out"]}
     assert lacks["stages at minilm's shape: minilm, clusters"] == "no time"  # remembered
     assert not any("sweep with levels" in what for what in lacks)
 
-
-def test_a_record_of_another_machine_is_not_written_over(tmp_path):
-    out = tmp_path / "x.json"
-    everything.Run(out, everything.opened(out, "cpu")).save("")
-    record = json.loads(out.read_text())
-    record["machine"]["cores"] = -1
-    out.write_text(json.dumps(record))
+    record["machine"]["cores"] = -1  # a record of another machine is not written over
+    write_json(out, record)
     with pytest.raises(UserError, match=r"its cores: -1\): name another --out"):
         everything.opened(out, "cpu")
 

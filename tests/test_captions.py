@@ -5,181 +5,151 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from saerepgeo_lib.claims import NOTHING
-from saerepgeo_lib.dose_response import LEAST, PUSH
-from saerepgeo_lib.record_files import read_record
+from saerepgeo_lib.companion.records import read_record
+from saerepgeo_lib.steering.dose_response import LEAST, PUSH
+from saerepgeo_lib.studies.steering_experiment import NOTHING
 
 ROOT = Path(__file__).resolve().parent.parent
 L1, TOPK, DENSE = "L1-ReLU SAE", "TopK SAE", "dense AE"
-SAID = {}
 
 
-def says(page, words):
-    """Registers what a page's words mean, as a function of the tables of its record."""
-
-    def register(holds):
-        SAID[page, words] = holds
-        return holds
-
-    return register
-
-
-@says("intervention", "it lies between 1.1 and 1.2;")
-def _(tables):
+def optimum(tables, *labels):
+    """rho* of these SAEs, a value per concept."""
     law = tables["shrinkage"]
-    return law.loc[law["SAE"] == L1, "rho*"].between(1.1, 1.2).all()
+    return law.loc[law["SAE"].isin(labels), "rho*"]
 
 
-@says("intervention", "dense autoencoder within 2 % of 1;")
-def _(tables):
-    law = tables["shrinkage"]
-    return law.loc[law["SAE"].isin([TOPK, DENSE]), "rho*"].between(0.98, 1.02).all()
+def valleys(tables, path, of_l1):
+    """Whether each concept's least error lies at dose 1 for TopK, and where it should for L1."""
+    rows = tables["dose_response"].query("path == @path")
+    best = rows.loc[rows.groupby(["concept", "SAE"])["MSE"].idxmin()].set_index("SAE")["dose"]
+    return (best[[TOPK]] == 1).all() and of_l1(best[[L1]]).all()
 
 
-@says("intervention", "random SAE on a random model near 0.5.")
-def _(tables):
-    law = tables["shrinkage"]
-    return law.loc[law["SAE"] == NOTHING, "rho*"].between(0.4, 0.6).all()
-
-
-@says("intervention", "Multiply the latents of the L1 SAE by 1.13.")
-def _(tables):
-    law = tables["shrinkage"]
-    return (law.loc[law["SAE"] == L1, "rho*"].round(2) == 1.13).any()
-
-
-def best_doses(tables, path, sae):
-    """The dose of the least error for each concept."""
-    rows = tables["dose_response"]
-    rows = rows[(rows["path"] == path) & (rows["SAE"] == sae)]
-    return rows.loc[rows.groupby("concept")["MSE"].idxmin(), "dose"]
-
-
-@says("intervention", "Pushed, both SAEs have a valley: at 1 for TopK, right of 1 for L1.")
-def _(tables):
-    pushed = PUSH["valid"]
-    return (best_doses(tables, pushed, TOPK) == 1).all() and (
-        best_doses(tables, pushed, L1) > 1
-    ).all()
-
-
-@says("intervention", "has its valley at 1 for TopK and near 1.2 for L1.")
-def _(tables):
-    least = LEAST["valid"]
-    return (best_doses(tables, least, TOPK) == 1).all() and (
-        best_doses(tables, least, L1) == 1.2
-    ).all()
-
-
-@says("intervention", "The least error of free edits falls to a floor and stays flat.")
-def _(tables):
+def free_edits_have_a_floor(tables):
     rows = tables["dose_response"]
     rows = rows[(rows["path"] == LEAST["free"]) & (rows["SAE"] != NOTHING)]
     errors = rows.pivot(index=["concept", "SAE"], columns="dose", values="MSE")
     return (errors[0.5] > 1.01 * errors[1.5]).all() and (errors[1.2] < 1.01 * errors[1.5]).all()
 
 
-@says("intervention", "the SAE's own error rises while the z-scored one falls, with and without")
-def _(tables):
+def walks_split_the_errors(tables):
     walks = tables["walk_correlations"]
     return (walks["own: least"] > 0).all() and (walks["z-scored: median r"] < 0).all()
 
 
-@says("differences", "picking the best reports an improvement in the z-scored error alone")
-def _(tables):
+def picking_gains_in_the_z_score_alone(tables):
     best = tables["picked"].groupby(["SAE", "measure"])["best"].median().unstack()
     return (best["z-scored"] < 1).all() and (best["own"] > 1).all()
 
 
-@says("differences", "it gains as well without any wish to separate")
-def _(tables):
-    free = (
-        tables["gradients"]
-        .query("kind == 'free'")
-        .pivot(index="SAE", columns="procedure", values="own")
-    )
+def gains_without_separating(tables):
+    free = tables["gradients"].query("kind == 'free'")
+    free = free.pivot(index="SAE", columns="procedure", values="own")
     return (free["MSE only"] <= 1.1 * free["separate + MSE"]).all()
 
 
-@says("representation_structure", "only the distances of entities lie there.")
-def _(tables):
-    found = tables["compared"].query("kind == 'residual'")
-    claimed = found[found["outcome"] == "claimed"]
+def claimed_of_entities_only(tables):
+    claimed = tables["compared"].query("kind == 'residual' and outcome == 'claimed'")
     return set(claimed["measure"]) == {"AEDP of entities"} and len(claimed) == 6
 
 
-@says("stratified_manifold", "The dense autoencoder varies most;")
-def _(tables):
+def dense_varies_most(tables):
     ranks = tables["ranks"].query("rule == 'relative' and mode == 3")
     ends = ranks.groupby(["concept", "label"])["mean"].agg(["min", "max"])
     varies = ((ends["max"] - ends["min"]) / ends["min"]).unstack("label")
     return (varies.idxmax(axis=1) == DENSE).all()
 
 
-def of_trainings(tables, claim):
-    """The cases of a claim over the trainings of the vision chapter's study."""
-    found = tables["trainings"]
-    return found[found["claim"] == claim]
+def classes_lie_closer(tables):
+    beside = tables["beside_language"]
+    beside = beside.query("claim == 'case2-distinction-up' and tokens == 'entity'")
+    every = tables["trainings"].query("claim == 'case2-distinction-up'")
+    every = every[every["case"].str.contains(", entity tokens: ")]
+    return (beside["high"] < 0).all() and len(every) == 2 and (every["largest"] < 0).all()
 
 
-@says(
-    "beyond_language", "the classes' means at the class token lie *closer* together in the latents,"
-)
-def _(tables):
-    here = tables["beside_language"].query("claim == 'case2-distinction-up' and tokens == 'entity'")
-    every = of_trainings(tables, "case2-distinction-up")
-    every = every[every["subject"].str.contains("(entity)", regex=False)]
-    return (here["high"] < 0).all() and len(every) == 2 and (every["largest"] < 0).all()
-
-
-@says("beyond_language", "in every training the error rises without it and falls with it.")
-def _(tables):
-    every = of_trainings(tables, "case3-explained")
+def explained_in_every_training(tables):
+    every = tables["trainings"].query("claim == 'case3-explained'")
     return len(every) == 4 and (every["holds"] == every["n"]).all()
 
 
-@says("beyond_language", "The slope itself changes its sign from one training to another.")
-def _(tables):
-    slopes = of_trainings(tables, "case3-separability-helps")
-    return ((slopes["positive"] > 0) & (slopes["positive"] < slopes["n"])).any()
+def slopes_change_their_sign(tables):
+    slopes = tables["trainings"].query("claim == 'case3-separability-helps'")
+    return len(slopes.query("0 < positive < n")) > 0
 
 
-@says("calibration", "All lie within 3 to 7 percent but two:")
-def _(tables):
+def all_rates_but_two(tables):
     rates = tables["false_positives"]["rate"]
     return len(rates) == 11 and (~rates.between(0.03, 0.07)).sum() == 2
 
 
-@says("rank_rule_ablation", "Against smooth data of the lowest dimension they have AUC 0.")
-def _(tables):
+def worst_is_0(tables):
     worst = tables["worst_auc"].set_index("score")
     return (worst.loc["relative 0.01 range", "lowest dimension"] == 0).all()
 
 
-@says("sparse_against_dense", "without that direction the gap shrinks to a fraction")
-def _(tables):
+def one_direction_makes_the_gap(tables):
     live = tables["live"].groupby("representation")[["range", "without first", "first"]].mean()
     gaps = live.loc[DENSE] - live.loc[[TOPK, L1]]
-    shrinks = (gaps["without first"] < gaps["range"] / 4).all()
-    return shrinks and live.loc[DENSE, "first"] > 0.5
+    return (gaps["without first"] < gaps["range"] / 4).all() and live.loc[DENSE, "first"] > 0.5
 
 
-@says(
-    "separability_training", "all paths run up: to the right for groups, to the left for entities."
-)
-def _(tables):
-    means = tables["effects"].query("strength > 0").pivot(
-        index=["kind", "strength"], columns="outcome", values="value"
-    )  # fmt: skip
+def paths_run_up(tables):
+    means = tables["effects"].query("strength > 0")
+    means = means.pivot(index=["kind", "strength"], columns="outcome", values="value")
     ends = means.query("strength == 100")
-    ran = (ends["FVU"] > 0) & (means["separability"] > 0).all() & (means["AEDP"] < 0).all()
-    return len(ends) == 2 and ran.all()
+    rises = (ends["FVU"] > 0) & (means["separability"] > 0).all() & (means["AEDP"] < 0).all()
+    return len(ends) == 2 and rises.all()
 
 
-@says("separability_training", "probing accuracy stays within its intervals of zero.")
-def _(tables):
-    found = tables["effects"].query("outcome == 'probing' and strength > 0")
-    return len(found) == 8 and ((found["low"] < 0) & (found["high"] > 0)).all()
+def probing_stays(tables):
+    probing = tables["effects"].query("outcome == 'probing' and strength > 0")
+    return len(probing) == 8 and ((probing["low"] < 0) & (probing["high"] > 0)).all()
+
+
+# What a page's words mean, as a function of the tables of its record.
+SAID = {
+    ("intervention", "it lies between 1.1 and 1.2;"):
+        lambda t: optimum(t, L1).between(1.1, 1.2).all(),
+    ("intervention", "dense autoencoder within 2 % of 1;"):
+        lambda t: optimum(t, TOPK, DENSE).between(0.98, 1.02).all(),
+    ("intervention", "random SAE on a random model near 0.5."):
+        lambda t: optimum(t, NOTHING).between(0.4, 0.6).all(),
+    ("intervention", "Multiply the latents of the L1 SAE by 1.13."):
+        lambda t: (optimum(t, L1).round(2) == 1.13).any(),
+    ("intervention", "Pushed, both SAEs have a valley: at 1 for TopK, right of 1 for L1."):
+        lambda t: valleys(t, PUSH["valid"], lambda dose: dose > 1),
+    ("intervention", "has its valley at 1 for TopK and near 1.2 for L1."):
+        lambda t: valleys(t, LEAST["valid"], lambda dose: dose == 1.2),
+    ("intervention", "The least error of free edits falls to a floor and stays flat."):
+        free_edits_have_a_floor,
+    ("intervention",
+     "the SAE's own error rises while the z-scored one falls, with and without"):
+        walks_split_the_errors,
+    ("differences", "picking the best reports an improvement in the z-scored error alone"):
+        picking_gains_in_the_z_score_alone,
+    ("differences", "it gains as well without any wish to separate"): gains_without_separating,
+    ("representation_structure", "only the distances of entities lie there."):
+        claimed_of_entities_only,
+    ("stratified_manifold", "The dense autoencoder varies most;"): dense_varies_most,
+    ("beyond_language",
+     "the classes' means at the class token lie *closer* together in the latents,"):
+        classes_lie_closer,
+    ("beyond_language", "in every training the error rises without it and falls with it."):
+        explained_in_every_training,
+    ("beyond_language", "The slope itself changes its sign from one training to another."):
+        slopes_change_their_sign,
+    ("calibration", "All lie within 3 to 7 percent but two:"): all_rates_but_two,
+    ("rank_rule_ablation", "Against smooth data of the lowest dimension they have AUC 0."):
+        worst_is_0,
+    ("sparse_against_dense", "without that direction the gap shrinks to a fraction"):
+        one_direction_makes_the_gap,
+    ("separability_training",
+     "all paths run up: to the right for groups, to the left for entities."): paths_run_up,
+    ("separability_training", "probing accuracy stays within its intervals of zero."):
+        probing_stays,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("page", "words"), SAID, ids=lambda given: str(given)[:40])

@@ -1,7 +1,6 @@
 """Colab's set-up cell, and the address that it fetches the project from."""
 
 import importlib
-import json
 import os
 import re
 import shutil
@@ -15,29 +14,23 @@ from pathlib import Path
 import jupytext
 import numpy as np
 import pytest
-import yaml
 
-from saerepgeo_lib import book, colab
-from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.notebooks import NOTEBOOK_DIR, check_pairs, make_pairs, other_addresses
-from saerepgeo_lib.repository import Repository, find_repository
+from saerepgeo_lib.companion import book, colab
+from saerepgeo_lib.companion.imports import all_imports_of
+from saerepgeo_lib.companion.notebooks import NOTEBOOK_DIR, check_pairs, make_pairs, other_addresses
+from saerepgeo_lib.companion.repository import Repository, find_repository
 
 ROOT = Path(__file__).resolve().parent.parent
 UPSTREAM = "https://github.com/upstream/companion"
 
 
-def environment(*, on_colab):
-    dropped = {"COLAB_RELEASE_TAG", "PYTHONPATH", "SAEREPGEO_DATA"}
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return kept | ({"COLAB_RELEASE_TAG": "release-colab"} if on_colab else {})
-
-
 def execute(code, *, folder, on_colab, python=sys.executable):
-    return subprocess.run(
-        [python, "-c", code], cwd=folder,
-        env=environment(on_colab=on_colab) | {"TMPDIR": str(folder)},  # where a restart is noted
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    dropped = {"COLAB_RELEASE_TAG", "PYTHONPATH", "SAEREPGEO_DATA"}
+    env = {name: value for name, value in os.environ.items() if name not in dropped}
+    env |= {"TMPDIR": str(folder)}  # where a restart is noted
+    env |= {"COLAB_RELEASE_TAG": "release-colab"} if on_colab else {}
+    return subprocess.run([python, "-c", code], cwd=folder, env=env, capture_output=True,
+                          text=True, timeout=600)  # fmt: skip
 
 
 def git(folder, *arguments):
@@ -64,66 +57,60 @@ def test_every_notebook_begins_with_the_same_set_up_cell():
     sources = sorted(NOTEBOOK_DIR.glob("*.py"))
     pairs = [path.with_suffix(".ipynb") for path in sources]
     (cell,) = {first_code_cell(path).source for path in [*sources, *pairs]}
-    assert cell == colab.set_up_cell(*colab.read_set_up_cell(cell))
+    assert f"{cell}\n" in colab.with_set_up_cell(sources[0].read_text())
+    assert len(cell.splitlines()) < 14
     assert all(first_code_cell(p).metadata["tags"] == ["remove-cell"] for p in sources)
 
 
-def test_outside_colab_the_cell_does_nothing(tmp_path):
+def test_the_cell_does_nothing_outside_colab_and_says_what_to_set_if_it_has_no_address(tmp_path):
     cell = colab.set_up_cell("https://example.invalid/no.git", "main")
     done = execute(cell, folder=tmp_path, on_colab=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not list(tmp_path.iterdir())
-
-
-def test_on_colab_without_an_address_the_cell_says_what_to_set(tmp_path):
     done = execute(colab.set_up_cell("", "main"), folder=tmp_path, on_colab=True)
     assert done.returncode == 1
     assert "set REPOSITORY and BRANCH above" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_set_up_needs_nothing_but_the_standard_library():
-    code = "import sys, saerepgeo_lib.colab; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    own = {name.split(".")[0] for name in done.stdout.split()} - {"saerepgeo_lib", "__main__"}
-    assert own <= set(sys.stdlib_module_names)
+    """Its file is run itself, before anything is installed: not even the package is there."""
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); print(*sys.modules)"
+    command = [sys.executable, "-S", "-c", code, colab.__file__]
+    done = subprocess.run(command, capture_output=True, text=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()} - {"__main__"}
+    assert done.returncode == 0 and loaded <= set(sys.stdlib_module_names), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("origin", "url"),
-    [
-        ("https://github.com/someone/fork", "https://github.com/someone/fork"),
-        ("https://github.com/someone/fork.git", "https://github.com/someone/fork"),
-        ("https://name:secret@github.com/someone/a.fork.git", "https://github.com/someone/a.fork"),
-        ("git@github.com:someone/fork.git", "https://github.com/someone/fork"),
-        ("ssh://git@github.com/someone/fork", "https://github.com/someone/fork"),
-        ("/home/someone/github.com/fork", None),
+def test_address_and_branch_are_those_of_origin(fork):
+    git(fork, "remote", "add", "origin", UPSTREAM)
+    for origin, name in (
+        ("https://github.com/someone/fork", "fork"), ("ssh://git@github.com/someone/fork", "fork"),
+        ("https://github.com/someone/fork.git", "fork"),
+        ("https://name:secret@github.com/someone/a.fork.git", "a.fork"),
+        ("git@github.com:someone/fork.git", "fork"), ("/home/someone/github.com/fork", None),
         ("https://notgithub.com/someone/fork", None),
         ("https://github.com.example.invalid/someone/fork", None),
-    ],
-)
-def test_the_address_is_that_of_origin(fork, origin, url):
-    git(fork, "remote", "add", "origin", origin)
-    assert find_repository(fork) == (Repository(url, "trunk") if url else None)
-
-
-def test_the_branch_is_the_default_one_of_origin_where_git_knows_it(fork):
-    git(fork, "remote", "add", "origin", f"{UPSTREAM}.git")
+    ):  # fmt: skip
+        git(fork, "remote", "set-url", "origin", origin)
+        address = f"https://github.com/someone/{name}"
+        assert find_repository(fork) == (Repository(address, "trunk") if name else None), origin
+    git(fork, "remote", "set-url", "origin", f"{UPSTREAM}.git")
     git(fork, "symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/develop")
-    assert find_repository(fork) == Repository(UPSTREAM, "develop")
+    assert find_repository(fork) == Repository(UPSTREAM, "develop")  # the default where it is known
 
 
 def test_without_a_public_origin_pyproject_is_asked(fork, monkeypatch):
     inner = fork / "notebooks"  # not itself a clone: what it lies in has no say
     git(fork, "remote", "add", "origin", UPSTREAM)
     assert find_repository(inner) is None
-    (inner / "pyproject.toml").write_text('[project.urls]\nRepository = "https://forge.invalid/x"')
-    assert find_repository(inner) == Repository("https://forge.invalid/x", "main")
-    (fork / "pyproject.toml").write_text('[project.urls]\nRepository = "https://forge.invalid/x"')
+    for folder in (inner, fork):
+        project = '[project.urls]\nRepository = "https://forge.invalid/x"'
+        (folder / "pyproject.toml").write_text(project)
+    elsewhere = Repository("https://forge.invalid/x", "main")
+    assert find_repository(inner) == elsewhere
     assert find_repository(fork) == Repository(UPSTREAM, "trunk")
     monkeypatch.setenv("PATH", "")  # no git
-    assert find_repository(fork) == Repository("https://forge.invalid/x", "main")
+    assert find_repository(fork) == elsewhere
 
 
 def test_a_fork_writes_its_own_address_and_a_clone_of_a_folder_leaves_what_is_there(fork):
@@ -142,29 +129,24 @@ def test_a_fork_writes_its_own_address_and_a_clone_of_a_folder_leaves_what_is_th
         assert len(jupytext.read(path).cells) == 3
     assert check_pairs(folder) == [] and other_addresses(folder) == []
 
-
-def test_a_set_up_cell_changed_by_hand_is_reported_and_renewed(fork):
-    source = fork / "notebooks" / "demo.py"
+    source = fork / "notebooks" / "demo.py"  # a set-up cell changed by hand is reported and renewed
     before = source.read_text()
-    source.write_text(before.replace("import sys\n", "import sys\n!pip install numpy\n"))
+    source.write_text(before.replace("import runpy\n", "import runpy\n!pip install numpy\n"))
+    pair.unlink()
     make = ["demo.py has a set-up cell that is not the library's", "demo.ipynb is missing"]
-    assert check_pairs(source.parent) == make
-    make_pairs(source.parent)
-    assert check_pairs(source.parent) == [] and source.read_text() == before
+    assert check_pairs(folder) == make
+    make_pairs(folder)
+    assert check_pairs(folder) == [] and source.read_text() == before
 
 
 def test_buttons_appear_only_where_there_is_an_address(fork):
     shutil.copy(ROOT / "_config.yml", fork)
-    book._write_config(fork, fork / "notebooks")
-    config = yaml.safe_load((fork / "notebooks" / "_config.yml").read_text())
-    assert not {"repository", "launch_buttons"} & set(config)
+    buttons = {"repository", "launch_buttons"}
+    assert not buttons & set(book.book_config(fork))
     git(fork, "remote", "add", "origin", UPSTREAM)
-    book._write_config(fork, fork / "notebooks")  # the cells name another branch yet
-    config = yaml.safe_load((fork / "notebooks" / "_config.yml").read_text())
-    assert not {"repository", "launch_buttons"} & set(config)
+    assert not buttons & set(book.book_config(fork))  # the cells name another branch yet
     make_pairs(fork / "notebooks")
-    book._write_config(fork, fork / "notebooks")
-    config = yaml.safe_load((fork / "notebooks" / "_config.yml").read_text())
+    config = book.book_config(fork)
     assert config["repository"] == {"url": UPSTREAM, "branch": "trunk"}
     assert config["launch_buttons"]["colab_url"]
 
@@ -182,20 +164,17 @@ def test_torch_and_the_kernel_stay_and_the_rest_follows_the_lock(tmp_path, monke
     assert not {"papermill", "ipykernel", "ruff", "jupyter-book"} & names
 
 
-def test_clashes_compare_what_is_loaded_with_what_is_installed(monkeypatch):
+def test_clashes_and_what_pip_says_are_passed_on(tmp_path, monkeypatch):
     for module in ("pandas", "scipy", "matplotlib", "PIL", "IPython", "sklearn", "transformers"):
         importlib.import_module(module)
     assert colab.clashes() == []
     installed = np.__version__
     monkeypatch.setattr(np, "__version__", "1.26.4")
     assert colab.clashes() == [f"numpy 1.26.4, installed is {installed}"]
-
-
-def test_what_pip_says_is_passed_on(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["einops==99.0"]')
     (tmp_path / "constraints.txt").write_text("# empty\n")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(UserError, match=r"could not install[^?]*einops==99\.0[^?]*again"):
+    with pytest.raises(RuntimeError, match=r"could not install[^?]*einops==99\.0[^?]*again"):
         colab.set_up(tmp_path)
 
 
@@ -219,7 +198,7 @@ def runtime(tmp_path):
     Colab has most packages preinstalled. Here they are those of the environment that runs the
     tests, seen through a .pth file; metadata alone claim the versions of `COLABS_OWN`.
     """
-    venv.create(tmp_path / "runtime", with_pip=True)
+    venv.create(tmp_path / "runtime")  # pip is among what is preinstalled
     python = tmp_path / "runtime" / "bin" / "python"
     (site,) = (tmp_path / "runtime" / "lib").glob("python*/site-packages")
     outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
@@ -235,29 +214,39 @@ def runtime(tmp_path):
 @pytest.fixture
 def upstream(tmp_path):
     """A git repository with the project as it is now."""
-    folder = tmp_path / "upstream"
-    folder.mkdir()
+    folder, cached = tmp_path / "upstream", shutil.ignore_patterns("__pycache__")
     for name in ("saerepgeo_lib", "data", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=cached)
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
-    git(folder, "init", "-b", "main")
-    git(folder, "add", ".")
-    git(folder, "commit", "-m", "all")
+    for arguments in (["init", "-b", "main"], ["add", "."], ["commit", "-m", "all"]):
+        git(folder, *arguments)
     return folder
 
 
+LEFT_OUT = ("dask", "distributed", "ipykernel", "jupyter_client", "jupytext", "nbclient",
+            "nbformat", "papermill", "traitlets", "yaml")  # fmt: skip
+
+
+def test_no_notebook_imports_what_is_left_out_on_colab():
+    pages = sorted(NOTEBOOK_DIR.glob("*.py"))
+    for path in {*pages}.union(*map(all_imports_of, pages)):
+        imported = set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
+        assert not imported & set(LEFT_OUT), path
+
+
 IN_THE_NOTEBOOK = """
+import importlib.metadata, sys
 print("numpy", numpy.__version__, "IPython", IPython.__version__)
-for name in ("jupytext", "nbformat", "papermill", "ipykernel", "jupyter_client"):
-    sys.modules[name] = None  # left out on Colab: importing it is an error here
-import importlib.metadata, json
-from saerepgeo_lib import models, prompts, ranks
+for name in LEFT_OUT:
+    if name != "traitlets":  # of IPython
+        sys.modules[name] = None
+from saerepgeo_lib.activations import prompts
+from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.rank import rules
 print({name: importlib.metadata.version(name) for name in COLABS_OWN} == COLABS_OWN)
-print("prompts", len(prompts.load_concept("days").prompts), models.resolve_minilm().is_dir())
-for code in json.loads(Path("imports.json").read_text()):
-    exec(code)
-print("rank", round(ranks.effective_rank(numpy.ones(4)).value, 9))
+print("prompts", len(prompts.load_concept("days").prompts), Record.start("a", {}).device)
+print("rank", round(rules.effective_rank(numpy.ones(4)).value, 9))
 """
 
 
@@ -275,15 +264,9 @@ def test_on_colab_the_lock_is_installed_and_a_clash_restarts_python_once(
     assert "Installing" in first.stdout and "set up" not in first.stdout
     assert f"numpy 2.0.2, installed is {locked}. It restarts" in first.stdout
 
-    imports = [
-        [c for c in jupytext.read(p).cells if c.cell_type == "code"][1].source
-        for p in sorted(NOTEBOOK_DIR.glob("*.py"))
-    ]
-    plain = ["\n".join(x for x in c.splitlines() if not x.startswith("%")) for c in imports]
-    (folder / "imports.json").write_text(json.dumps(plain))
-    code += f"\nCOLABS_OWN = {COLABS_OWN}{IN_THE_NOTEBOOK}"
+    code += f"\nLEFT_OUT = {LEFT_OUT}\nCOLABS_OWN = {COLABS_OWN}{IN_THE_NOTEBOOK}"
     second = execute(code, folder=folder, on_colab=True, python=runtime)
     assert second.returncode == 0, second.stderr
     lines = second.stdout.splitlines()
     assert lines[:3] == ["set up", f"numpy {locked} IPython 7.34.0", "True"]
-    assert re.fullmatch(r"prompts \d{2,} True", lines[3]) and lines[-1] == "rank 4.0"
+    assert re.fullmatch(r"prompts \d{2,} cpu", lines[3]) and lines[-1] == "rank 4.0"

@@ -1,10 +1,15 @@
-"""The page of costs reads the benchmarks' record: tables against planted numbers."""
+"""The page of costs: its tables against planted numbers, and the page that shows them."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from run_page import run_page
 
-from saerepgeo_lib import cost_aims, costs, plots_costs
+from benchmarks import aims, page
+from benchmarks import tables as costs
+from saerepgeo_lib.companion.compare import read_costs
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import write_json
 
@@ -24,39 +29,54 @@ def stage(name, seconds, share, **more):
 
 
 @pytest.fixture
-def record(request):
-    built = getattr(request, "param", {"blocks": "2 of 20 built", "computed_wall_s": 20.0})
+def record():
     runs = [run("library", c, n, 1.0, 0.5 * n) for n in (1, 10) for c in "ab"]
     runs += [run("plain", c, 1, 2.0, 1.0) for c in "ab"] + [run("plain", "a", 10, 20.0, 10.0)]
     points = [{"size": n, "cpu_s": [2.0 * n, 3.0 * n], "peak_mib": 7.0} for n in (1, 2, 4, 8)]
     return {
-        "machine": {}, "left out": [], "peers": [{"runs": runs}],
+        "machine": {"cpu": "c", "cores": 2, "memory_gib": 3, "torch": "t"}, "left out": [],
+        "peers": [{"runs": runs}],
         "limits": [{"shape": "s", "encode": 2e9, "square": 4e9, "float64": 1e9, "bandwidth": 3e9}],
         "stages": [
-            stage("residuals", [1.0, 2.0, 3.0], 0.5, **built),
-            stage("encode sweep", [4.0], 0.25), stage("Case 1, no nulls", [8.0], 0.5),
+            stage("residuals", [1.0, 2.0, 3.0], 0.5), stage("encode sweep", [4.0], 0.25),
+            stage("Case 1, no nulls", [8.0], 0.5),
         ],
         "scaling": [{"date": "2001-02-03", "stage": "encode", "axis": "prompts",
                      "points": points, "exponent": 1.0, "low": 0.9, "high": 1.1}],
     }  # fmt: skip
 
 
-def test_a_file_that_is_no_record_says_what_it_lacks(tmp_path):
-    write_json(tmp_path / "x.json", {"machine": {}})
-    with pytest.raises(
-        UserError, match=r"lacks limits, stages, scaling, peers, left out; make one with"
+@pytest.fixture
+def partly(record):
+    """The record of a model of which only some blocks were built."""
+    record["stages"][0] |= {"blocks": "2 of 20 built", "computed_wall_s": 20.0}
+    return record
+
+
+def test_a_file_that_is_no_record_or_no_tables_says_what_makes_one(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"machine": {}})
+    for read, words in (
+        (costs.read_costs, "lacks limits, stages, scaling, peers, left out; make one with"),
+        (read_costs, r"no tables of the benchmarks; 'python -m benchmarks\.page"),
     ):
-        costs.read_costs(tmp_path / "x.json")
+        with pytest.raises(UserError, match=words):
+            read(path)
+    # the shipped tables are those of the shipped record
+    about, tables = page.page_tables(costs.read_costs(page.SHIPPED))
+    said, shown = read_costs()
+    assert said == about and set(shown) == set(tables)
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(shown[name], table, check_dtype=False)
 
 
-def test_stages_show_medians_and_mark_what_was_computed(record):
-    found = costs.stage_table(record).set_index("stage")
+def test_stages_show_medians_and_mark_what_was_computed(partly):
+    found = costs.stage_table(partly).set_index("stage")
     assert found.loc["residuals", ["seconds", "floor"]].tolist() == [20.0, 10.0]
     assert found.loc["residuals", "how"] == "computed: 2 of 20 built"
     assert found.loc["encode sweep", ["seconds", "floor", "how"]].tolist() == [4.0, 1.0, "measured"]
 
 
-@pytest.mark.parametrize("record", [{}], indirect=True)
 def test_how_near_the_limit_is_computed_from_the_stages(record):
     """Residuals 2 s; sweep 4 s, a quarter of it two products; Case 1 8 s, half of it the floor."""
     (row,) = costs.near_the_limit(record).to_dict("records")
@@ -76,15 +96,15 @@ def test_how_near_the_limit_is_computed_from_the_stages(record):
     assert costs.dates(record) == ["2001-02-03", "2001-02-04"]
 
 
-@pytest.mark.parametrize("lacking", ["residuals", "encode sweep", "Case 1, no nulls"])
-def test_a_record_that_lacks_a_stage_is_read(record, lacking):
-    record["stages"] = [one for one in record["stages"] if one["stage"] != lacking]
-    assert costs.near_the_limit(record).empty
-    assert len(costs.stage_table(record)) == 2
-    assert (cost_aims.aims_table(record)["verdict"] == "not measured").sum() >= 3
+def test_a_record_that_lacks_a_stage_is_read(record):
+    for i in range(3):
+        lacks = record | {"stages": record["stages"][:i] + record["stages"][i + 1 :]}
+        assert costs.near_the_limit(lacks).empty
+        assert len(costs.stage_table(lacks)) == 2
+        assert (aims.aims_table(lacks)["verdict"] == "not measured").sum() >= 3
 
 
-def test_plain_sides_without_all_concepts_are_computed_from_one_level(record):
+def test_plain_sides_without_all_concepts_are_computed_and_dense_latents_counted(record):
     found = costs.peers_table(record)
     one, many = (found[found["task"] == task] for task in ("one noise level", "10 noise levels"))
     assert one.set_index("side")["ratio"].to_dict() == {"library": 1.0, "plain": 2.0}
@@ -93,65 +113,69 @@ def test_plain_sides_without_all_concepts_are_computed_from_one_level(record):
     assert (computed["concepts"], computed["CPU s"], computed["ratio"]) == (2, 60.0, 5.0)
     assert computed["how"] == "computed: 10 times one level" and np.isnan(computed["peak MiB"])
     assert measured["peak MiB"] == 2000.0
+    assert np.isnan(costs.dense_gb(record))
+    record["peers"][0]["runs"][-1]["tensor"] = [10, 5, 1000]
+    assert costs.dense_gb(record) == 4 * 10 * 10 * 5 * 1000 / 1e9  # decimal gigabytes
 
 
-@pytest.mark.parametrize("record", [{}], indirect=True)
-def test_the_least_that_others_take_is_operations_over_their_rates(record):
+def test_the_least_that_others_take_and_how_their_costs_grow(record):
     record["limits"].append(record["limits"][0] | {"precision": "tf32", "encode": 1e12})
     record["stages"].append(stage("encode sweep", [0.1], 0.5, precision="tf32"))
     (row,) = costs.expected_table(record).to_dict("records")
     assert row["operations (GFLOP)"] == 1.0 * 4 + 1.0 * 2 and row["here, measured (s)"] == 8.0
     assert row["Colab's T4, computed bound (s)"] == pytest.approx(6e9 / 8.1e12)
-
-
-def test_a_record_with_some_parts_only_still_makes_tables(record):
-    record["peers"][0]["runs"] = [{"failed": "stopped after 3 s"}]
-    record["scaling"] = []
-    assert costs.peers_table(record).empty and costs.growth_points(record).empty
-
-
-def test_growth_is_faster_or_not_or_not_told_apart():
+    # growth is faster, or not, or not told apart, and keeps the least of the repeats
     table = pd.DataFrame({"stage": list("abc"), "axis": ["prompts"] * 3,
                           "low": [1.06, 0.9, 0.9], "high": [2, 1.05, 1.06]})  # fmt: skip
     assert costs.growth_verdicts(table) == {
         "faster": ["a with prompts"], "no faster": ["b with prompts"],
         "not told apart": ["c with prompts"],
     }  # fmt: skip
-
-
-def test_dense_latents_are_counted_in_decimal_gigabytes(record):
-    assert np.isnan(costs.dense_gb(record))
-    record["peers"][0]["runs"][-1]["tensor"] = [10, 5, 1000]
-    assert costs.dense_gb(record) == 4 * 10 * 10 * 5 * 1000 / 1e9
-
-
-def test_growth_keeps_the_least_of_the_repeats(record):
     assert costs.growth_points(record)["seconds"].tolist() == [2.0, 4.0, 8.0, 16.0]
     assert costs.growth_table(record).loc[0, ["from", "to", "MiB last"]].tolist() == [1, 8, 7.0]
 
 
-def test_figures_show_every_stage_side_and_axis(record):
-    stages = plots_costs.plot_stages(costs.stage_table(record))
-    assert [t.get_text() for t in stages.axes[0].get_yticklabels()][::-1] == [
+@pytest.fixture
+def shown_of(tmp_path, monkeypatch):
+    """The page's figures and texts, and its record, of some benchmarks."""
+
+    def of(record):
+        write_json(tmp_path / "x.json", record)
+        measured = str(page.write_tables(tmp_path / "x.json"))
+        shown, made = run_page("what_it_costs", tmp_path, measured=measured)
+        texts = [value.data for value in shown if isinstance(value, Markdown)]
+        return [value for value in shown if isinstance(value, Figure)], texts, made
+
+    return of
+
+
+def test_the_page_draws_every_stage_side_and_axis(partly, shown_of):
+    partly["peers"][0]["runs"].append(run("careful", "a", 10, 1.0, 1.0))  # on fewer concepts
+    (stages, peers, growth), texts, made = shown_of(partly)
+    assert [t.get_text() for t in stages.axes[0].get_yticklabels()] == [
         "residuals", "encode sweep", "Case 1, no nulls"
     ]  # fmt: skip
-    peers = plots_costs.plot_peers(costs.peers_table(record))
+    assert [bar.get_width() for bar in stages.axes[0].patches] == [20, 4, 8]
     assert [ax.get_title() for ax in peers.axes] == ["one noise level", "10 noise levels"]
     said = [text.get_text() for ax in peers.axes for text in ax.texts]
     assert " 60 s*" in said and " 6 s" in said
-    growth = plots_costs.plot_growth(costs.growth_points(record))
-    (line, one) = growth.axes[0].get_lines()[:2]
+    assert [t.get_text() for t in peers.axes[0].get_yticklabels()] == ["library", "plain"]
+    line, one = growth.axes[0].get_lines()[:2]
     np.testing.assert_allclose(line.get_ydata(), [1, 2, 4, 8])
-    assert isinstance(costs.limits_table(record), pd.DataFrame) and len(one.get_xdata()) == 2
+    assert len(one.get_xdata()) == 2 and texts == []
+    assert made["tables"]["growth"]["exponent"] == [1.0]
+    assert made["tables"]["stages"]["CPU s"] == [None, 1.0, 1.0]
 
 
-def test_a_side_that_was_run_on_fewer_concepts_is_not_drawn_beside_the_others(record):
-    record["peers"][0]["runs"].append(run("careful", "a", 10, 1.0, 1.0))
-    figure = plots_costs.plot_peers(costs.peers_table(record))
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["library", "plain"]
+def test_a_page_of_a_record_with_some_parts_only_says_so(record, shown_of):
+    record |= {"scaling": [], "stages": [], "peers": [{"runs": [{"failed": "stopped after 3 s"}]}]}
+    record["peers"][0]["runs"][0]["date"] = "2001-02-03"
+    figures, texts, made = shown_of(record)
+    assert not figures and texts == 3 * ["*Not in this record.*"]
+    assert set(made["tables"]["aims"]["verdict"]) == {"not measured"}
+    assert made["tables"]["peers"]["ratio"] == []
 
 
-@pytest.mark.parametrize("record", [{}], indirect=True)
 def test_each_aim_is_judged_by_what_was_measured(record):
     runs = record["peers"][0]["runs"]
     for levels in (1, 10):  # 40 times at ten levels on one concept; 2.0 at one, on two
@@ -164,7 +188,7 @@ def test_each_aim_is_judged_by_what_was_measured(record):
     ):  # fmt: skip
         points = [{"size": 2**i, "cpu_s": [1.0], "peak_mib": m} for i, m in enumerate(peaks)]
         record["scaling"].append(grows | {"axis": axis, "low": low, "points": points})
-    found = cost_aims.aims_table(record, shape="s")
+    found = aims.aims_table(record, shape="s")
     assert found["verdict"].tolist() == [
         "reached", "not reached", "not measured", "not measured",  # the plain side's times
         "reached", "not reached",  # peaks: 50 MiB, and 2,000 MiB
@@ -177,9 +201,4 @@ def test_each_aim_is_judged_by_what_was_measured(record):
     assert said[9] == "1 faster, 2 not told apart"
     assert said[10:] == ["9, 3, 7 MiB (exponent -0.18)", "7, 8, 10 MiB (exponent 0.22)"]
     record["scaling"] = [one for one in record["scaling"] if one["axis"] != "levels"]
-    assert cost_aims.aims_table(record, shape="s")["verdict"].iloc[9] == cost_aims.OPEN
-
-
-def test_aims_of_a_record_without_their_parts_are_not_measured(record):
-    record |= {"scaling": [], "stages": [], "peers": []}
-    assert set(cost_aims.aims_table(record)["verdict"]) == {"not measured"}
+    assert aims.aims_table(record, shape="s")["verdict"].iloc[9] == aims.OPEN

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from saerepgeo_lib.effect_sizes import (
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.stats.effect_sizes import (
     cliffs_delta,
     delta_in_layers,
     mean_difference,
     paired_effect,
     variance_shares,
 )
-from saerepgeo_lib.errors import UserError
 
 EFFECTS = (delta_in_layers, mean_difference)
 
@@ -23,15 +23,12 @@ def grids(seed=0, shape=(7, 3, 3), shift=0.0):
     return x, concepts + 0.3 * rng.normal(size=shape)
 
 
-def test_cliffs_delta_by_hand():
+def test_cliffs_delta_by_hand_antisymmetric_blind_to_monotone_maps_and_mann_whitneys_u():
     x = np.array([1.0, 2, 3])
     assert cliffs_delta(x, x) == 0
     assert cliffs_delta(x + 5, x) == 1 and cliffs_delta(x - 5, x) == -1
     # pairs: 1 > none, below 2 and 4; 3 above 2, below 4
     assert cliffs_delta(np.array([1.0, 3]), np.array([2.0, 4])) == pytest.approx(-0.5)
-
-
-def test_cliffs_delta_is_antisymmetric_blind_to_monotone_maps_and_mann_whitneys_u():
     rng = np.random.default_rng(1)
     x, y = rng.integers(8, size=30) / 4, rng.integers(2, 9, size=20) / 4  # with ties
     delta = cliffs_delta(x, y)
@@ -39,9 +36,7 @@ def test_cliffs_delta_is_antisymmetric_blind_to_monotone_maps_and_mann_whitneys_
     assert cliffs_delta(np.exp(x), np.exp(y)) == pytest.approx(delta, abs=1e-15)
     u = stats.mannwhitneyu(x, y).statistic
     assert delta == pytest.approx(2 * u / (30 * 20) - 1)
-
-
-def test_layers_are_compared_each_with_itself():
+    # layers are compared each with itself
     x = np.zeros((4, 2, 3)) + np.array([0.0, 10])[:, None]
     y = x - np.array([1.0, -1])[:, None]  # below in one layer, above in the other
     assert delta_in_layers(x, y) == 0 and mean_difference(x, y) == 0
@@ -50,22 +45,18 @@ def test_layers_are_compared_each_with_itself():
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
-def test_a_planted_difference_is_found_and_none_is_not(effect):
+def test_a_planted_difference_is_found_none_is_not_and_trading_places_turns_it(effect):
     found = paired_effect(*grids(shift=2.0), effect=effect)
     assert found.is_positive and found.p == 2 / 2**7 and found.n == 7
     assert found.low <= found.value <= found.high
     none = paired_effect(*grids(shift=0.0), effect=effect)
     assert none.low < 0 < none.high and none.p > 0.05
-
-
-@pytest.mark.parametrize("effect", EFFECTS)
-def test_trading_places_turns_the_effect_and_the_order_of_concepts_is_nothing(effect):
     x, y = grids(seed=3, shift=0.1)
     found, turned = paired_effect(x, y, effect=effect), paired_effect(y, x, effect=effect)
     assert turned.value == pytest.approx(-found.value) and turned.p == found.p
     # the other tail's quantile, between the same neighbours
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
-    order = [3, 1, 0, 6, 2, 5, 4]
+    order = [3, 1, 0, 6, 2, 5, 4]  # of concepts, which is nothing
     again = paired_effect(x[order], y[order], effect=effect)
     assert again.value == pytest.approx(found.value) and again.p == found.p
 
@@ -83,9 +74,6 @@ def test_intervals_and_p_hold_their_level_where_concepts_differ():
         rejected += none.p <= 0.05
     assert 0.93 < held / 1_200 < 0.98  # plain percentiles hold it in about 0.88
     assert rejected / 1_200 < 0.065
-
-
-def test_too_few_concepts_and_undefined_values_are_refused():
     x, y = grids()
     for a, b, words in ((x[:3], y[:3], "4 to 10"), (x * np.nan, y, "finite")):
         with pytest.raises(UserError, match=words):

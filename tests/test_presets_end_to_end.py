@@ -1,38 +1,29 @@
 """The paper's presets through the three cases, offline; and a token that must not be seen."""
 
 import http.server
-import json
-import os
-import subprocess
-import sys
 import threading
+import traceback
 
 import hub
 import pytest
+from run_page import run_page
+from stub_runs import ended, start
 
-from saerepgeo_lib import prompts
-from saerepgeo_lib.files import data_dir, read_json
+from saerepgeo_lib.activations.model_with_saes import load
+from saerepgeo_lib.companion.cli import main
+from saerepgeo_lib.files import data_dir, read_json, write_json
 
 pytestmark = pytest.mark.slow
 TOKEN = "hf_" + "PlantedTokenThatNobodyMayEverSee"[:30]
 CASES = {
-    "stratified_manifold": ["-p", "noise_levels", "[0, 1]", "-p", "n_seeds", "2",
-                            "-p", "max_slots", "1"],
-    "representation_structure": ["-p", "n_umap_concepts", "0", "-p", "n_groups", "3",
-                                 "-p", "n_random", "1", "-p", "min_cluster_size", "4"],
-    "intervention": ["-p", "n_steps", "4", "-p", "n_walks", "1", "-p", "n_groups", "3",
-                     "-p", "n_bootstrap", "40", "-p", "min_cluster_size", "4"],
+    "stratified_manifold": {"noise_levels": [0.0, 1.0], "n_seeds": 2, "max_slots": 1},
+    "representation_structure": {
+        "n_umap_concepts": 0, "n_groups": 3, "n_random": 1, "min_cluster_size": 4,
+    },
+    "intervention": {
+        "n_steps": 2, "n_walks": 1, "n_groups": 3, "n_bootstrap": 40, "min_cluster_size": 4,
+    },
 }  # fmt: skip
-
-
-def command(tmp_path, *arguments, **environment):
-    """`saerepgeo ARGUMENTS` with the hub cache in tmp_path, the token planted, and no network."""
-    env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": TOKEN, "CI": "true"}
-    env |= {"HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "saerepgeo_lib.cli", *arguments],
-        env={k: v for k, v in env.items() if v}, capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
 
 
 def seen_in(folder, *texts):
@@ -41,101 +32,106 @@ def seen_in(folder, *texts):
     return files + [text for text in texts if TOKEN in text]
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """Four frames of the days, so that 20 blocks of a small model take seconds."""
-    days = read_json(data_dir() / "concept_prompts.json")["days"]
-    frames = list(dict.fromkeys(p["frame"] for p in days["prompts"]))[:4]
-    days["prompts"] = [p for p in days["prompts"] if p["frame"] in frames]
-    path = tmp_path_factory.mktemp("prompts") / "few.json"
-    path.write_text(json.dumps({"days": days}))
-    assert len(prompts.load_concept("days", path).prompts) == 28
-    return ["-p", "concept", "days", "-p", "prompts_file", str(path)]
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty hub cache, for this process and those that it starts; the token is planted."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.chdir(tmp_path)
+    return hub.use_cache(tmp_path / "hf", monkeypatch)
 
 
 @pytest.mark.parametrize("preset", ["gpt2-small", "pythia-70m", "gemma-2-2b"])
-def test_a_preset_of_the_paper_runs_all_three_cases(preset, few, tmp_path):
-    hub.put_preset(tmp_path / "hf" / "hub", preset)
-    for notebook, parameters in CASES.items():
-        done = command(
-            tmp_path, "run", notebook, "-p", "preset", preset, *few, *parameters, "-o", "out"
-        )
-        assert done.returncode == 0, done.stderr
-        (path,) = (tmp_path / "out").glob(f"{notebook}-*/*.record.json")
-        record = read_json(path)
+def test_a_preset_of_the_paper_runs_all_three_cases(preset, cache, tmp_path, capfd, unchecked):
+    hub.put_preset(cache, preset)
+    days = read_json(data_dir() / "concept_prompts.json")["days"]
+    frames = list(dict.fromkeys(p["frame"] for p in days["prompts"]))[:4]
+    days["prompts"] = [p for p in days["prompts"] if p["frame"] in frames]
+    few = {"concept": "days", "prompts_file": str(tmp_path / "few.json")}
+    write_json(tmp_path / "few.json", {"days": days})  # 28 prompts, so that a page takes seconds
+    for page, parameters in CASES.items():
+        _, record = run_page(page, tmp_path, preset=preset, **few, **parameters)
         assert record["parameters"]["preset"] == preset and record["claims"]
-        assert not seen_in(tmp_path, done.stdout, done.stderr)
-
-
-class Gate(http.server.BaseHTTPRequestHandler):
-    """A hub that keeps its one gated model shut, and is otherwise out of order."""
-
-    asked: list[str | None]
-
-    def do_HEAD(self):
-        gated = "gemma-2-2b/" in self.path and "google" in self.path
-        if gated:
-            self.asked.append(self.headers.get("Authorization"))
-        self.send_response(401 if gated else 503)
-        if gated:
-            self.send_header("X-Error-Code", "GatedRepo")
-        self.end_headers()
-
-    do_GET = do_HEAD
-
-    def log_message(self, *_):
-        pass
+        assert not seen_in(tmp_path)
+    assert not seen_in(tmp_path, *capfd.readouterr())
 
 
 @pytest.fixture
 def gate():
-    """The address of such a hub, and what it was shown."""
-    handler = type("Handler", (Gate,), {"asked": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    """A hub that keeps its one gated model shut, else out of order: its address and what it saw."""
+    asked = []
+
+    class Gate(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            gated = "gemma-2-2b/" in self.path and "google" in self.path
+            self.send_response(401 if gated else 503)
+            if gated:
+                asked.append(self.headers.get("Authorization"))
+                self.send_header("X-Error-Code", "GatedRepo")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", handler.asked
+        yield f"http://127.0.0.1:{server.server_port}", asked
         server.shutdown()
 
 
-def test_a_gated_model_says_where_to_ask_and_shows_no_token(gate, few, tmp_path):
+LOADING = """# %% tags=["parameters"]
+preset: str = "gemma-2-2b"  # a gated model
+
+# %%
+import os
+
+from saerepgeo_lib import UserError, load
+
+token = os.environ.pop("HF_TOKEN")
+try:
+    load(preset)
+except UserError as error:
+    assert "huggingface.co/google/gemma-2-2b" in str(error)
+os.environ["HF_TOKEN"] = token
+load(preset)
+"""
+
+
+def test_a_gated_model_says_where_to_ask_and_shows_no_token(gate, cache, tmp_path, monkeypatch):
+    """Without a token, and with one that the hub does not let in."""
     address, asked = gate
-    hub.put_preset(tmp_path / "hf" / "hub", "gemma-2-2b")
-    for path in (tmp_path / "hf" / "hub" / "models--google--gemma-2-2b").rglob("*.*"):
+    hub.put_preset(cache, "gemma-2-2b")
+    for path in (cache / "models--google--gemma-2-2b").rglob("*.*"):
         path.unlink()
-    arguments = ["run", "stratified_manifold", "-p", "preset", "gemma-2-2b", *few, "-o", "out"]
-    for token in (TOKEN, ""):
-        asked.clear()
-        done = command(tmp_path, *arguments, HF_ENDPOINT=address, HF_HUB_OFFLINE="", HF_TOKEN=token)
-        assert done.returncode == 2, done.stderr
-        assert "ask for access at https://huggingface.co/google/gemma-2-2b" in done.stderr
-        assert "HF_TOKEN" in done.stderr and "secret" in done.stderr
-        assert set(asked) == {f"Bearer {TOKEN}" if token else None}
-        assert not seen_in(tmp_path, done.stdout, done.stderr)
+    (tmp_path / "loading.py").write_text(LOADING)
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    status, text, error = ended(start("run", "loading.py", "-o", "out", cwd=tmp_path))
+    assert status == 2, error
+    assert "ask for access at https://huggingface.co/google/gemma-2-2b" in error
+    assert "HF_TOKEN" in error and "secret" in error and "Traceback" not in error
+    assert set(asked) == {None, f"Bearer {TOKEN}"}
+    assert not seen_in(tmp_path, text, error) and not any((tmp_path / "out").iterdir())
 
 
-def test_a_fault_in_a_notebook_shows_no_token(few, tmp_path):
-    hub.put_preset(tmp_path / "hf" / "hub", "gpt2-small")
-    (tokenizer,) = (tmp_path / "hf").rglob("tokenizer.json")
+def test_a_fault_while_loading_shows_no_token(cache, tmp_path):
+    hub.put_preset(cache, "gpt2-small")
+    (tokenizer,) = cache.rglob("tokenizer.json")
     tokenizer.write_text('{"version": "1.0"}')
-    done = command(
-        tmp_path, "run", "stratified_manifold", "-p", "preset", "gpt2-small", *few, "-o", "out"
-    )
-    assert done.returncode in (1, 2) and done.stderr
-    assert not seen_in(tmp_path, done.stdout, done.stderr)
+    with pytest.raises(Exception) as told:
+        load("gpt2-small")
+    assert not seen_in(tmp_path, "".join(traceback.format_exception(told.value)))
 
 
-def test_a_token_among_the_parameters_is_refused(tmp_path):
-    for name in ("hub_token", "concept"):
-        done = command(tmp_path, "run", "stratified_manifold", "-p", name, TOKEN, "-o", "out")
-        assert done.returncode == 2 and "HF_TOKEN" in done.stderr
-        assert not seen_in(tmp_path, done.stdout, done.stderr)
-
-
-def test_a_token_given_as_a_name_is_not_repeated(tmp_path):
-    done = command(tmp_path, "run", "stratified_manifold", "-p", TOKEN, "1", "-o", "out")
-    assert done.returncode == 2 and "looks like a secret" in done.stderr
-    assert not seen_in(tmp_path, done.stdout, done.stderr)
-    (tmp_path / "grid.yml").write_text(f"notebook: stratified_manifold\nfixed: {{{TOKEN}: 1}}\n")
-    done = command(tmp_path, "sweep", "grid.yml", "--dry")
-    assert done.returncode == 2 and "looks like a secret" in done.stderr
-    assert TOKEN not in done.stderr + done.stdout
+@pytest.mark.parametrize("given", [("hub_token", TOKEN), ("concept", TOKEN), (TOKEN, "1")])
+def test_a_token_among_the_parameters_is_refused_and_not_repeated(given, cache, tmp_path, capsys):
+    assert main(["run", "stratified_manifold", "-p", *given, "-o", "out"]) == 2
+    told = capsys.readouterr()
+    assert "looks like a secret" in told.err and "HF_TOKEN" in told.err
+    grid = tmp_path / "grid.toml"
+    grid.write_text(f'notebook = "stratified_manifold"\nfixed.{given[0]} = "{given[1]}"\n')
+    assert main(["sweep", "grid.toml", "--dry"]) == 2
+    again = capsys.readouterr()
+    grid.unlink()
+    assert "looks like a secret" in again.err and not seen_in(tmp_path, *told, *again)

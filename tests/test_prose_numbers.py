@@ -7,28 +7,29 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from saerepgeo_lib.claims import paper_claims
+from saerepgeo_lib.studies.paper_claims import paper_claims
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.])[-−+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?(?!\w)")
 CONVENTIONS = {"95", "0.05"}  # percent of intervals, level of tests
 REPORTED = {n for c in paper_claims().values() for n in NUMBER.findall(c["reported"])}
-# Sentences with other numbers, and where these come from: a module of the library in which they
-# stand as literals; the test that asks the record; or, in words, why the number is no result.
+# Sentences with other numbers, and where these come from: a module of the library (room/name) in
+# which they stand as literals; the test that asks the record; or, in words, why the number is no
+# result.
 CAPTIONS = "see test_captions.py"
 EXPLAINED = {
     "beyond_language": {
-        "8 by 8 pixels in 17 shades": "vision",
-        "to the base 17": "vision",
-        "blocks of 64 dimensions": "vision",
-        "so that it is 1.2": "vision_study",
+        "8 by 8 pixels in 17 shades": "studies/vision/digits",
+        "to the base 17": "studies/vision/digits",
+        "blocks of 64 dimensions": "studies/vision/digits",
+        "so that it is 1.2": "studies/steering_experiment",
     },
     "calibration": {
-        "a matrix of 96 tokens and 384 directions": "calibration",
-        "in 50 ambient dimensions": "calibration",
-        "300 points, mean estimates": "calibration",
-        "dimension 3 or 20 in 50 dimensions": "calibration",
-        "in 50 and in 384 ambient dimensions": "calibration_arrangements",
+        "a matrix of 96 tokens and 384 directions": "synthetic/calibration",
+        "in 50 ambient dimensions": "synthetic/calibration",
+        "300 points, mean estimates": "synthetic/calibration",
+        "dimension 3 or 20 in 50 dimensions": "synthetic/calibration",
+        "in 50 and in 384 ambient dimensions": "synthetic/calibration",
         "A test at level 5 % should": "the level of tests, as 0.05",
         "a rate between 3 and 7 %": "an aim, drawn in the figure",
         "3 to 7 %": "the same aim",
@@ -37,19 +38,19 @@ EXPLAINED = {
         "jump to 96 with the smallest": "an exercise on the matrix above",
         "radius 1 is 10 % too high": "the square root of 1 + 2/10",
         "down to 1 %": "an exercise",
-        "too low at rank 32": "calibration",
-        "the book uses 30": "arrangements",
+        "too low at rank 32": "synthetic/calibration",
+        "the book uses 30": "geometry/arrangements",
     },
     "intervention": {
-        "up to 1.5 and down to 0.5": "separability",
-        "at 0.5, 0.8, 1, 1.2 and 1.5": "edits",
+        "up to 1.5 and down to 0.5": "studies/steering_experiment",
+        "at 0.5, 0.8, 1, 1.2 and 1.5": "steering/latents",
         "it lies between 1.1 and 1.2": CAPTIONS,
         "within 2 % of 1": CAPTIONS,
         "near 0.5": CAPTIONS,
-        "1.2 (*planted*)": "a setting, in the page's code",
-        "error at 1.2 times": "the same setting",
+        "1.2 (*planted*)": "studies/steering_experiment",
+        "error at 1.2 times": "studies/steering_experiment",
         "near 1.2 for L1": CAPTIONS,
-        "at most 1 % counts": "interventions",
+        "at most 1 % counts": "steering/optimise",
         "L1 SAE by 1.13": CAPTIONS,
     },
     "noise_and_rank": {
@@ -57,16 +58,16 @@ EXPLAINED = {
         "in 400 tokens of 32 dimensions": "a setting, in the page's code",
     },
     "rank_rule_ablation": {
-        "null of 19 draws": "ablation",
+        "null of 19 draws": "synthetic/data",
         "0.5 is guessing": "what an AUC means",
         "relative range 0.5 against": "equal by construction; see the solution",
     },
     "representation_structure": {
-        "keep the same 90 % of": "local_representations",
-        "UMAP to 50 dimensions": "local_representations",
-        "asked for 50": "local_representations",
+        "keep the same 90 % of": "geometry/points",
+        "UMAP to 50 dimensions": "geometry/clusters",
+        "asked for 50": "geometry/clusters",
     },
-    "stratified_manifold": {"relative range above 5 %": "stratification"},
+    "stratified_manifold": {"relative range above 5 %": "studies/case1_verdict"},
     "unfolding_a_tensor": {
         "a tensor of 24 numbers": "2 by 3 by 4",
         "same 24 entries": "2 by 3 by 4",
@@ -77,12 +78,12 @@ EXPLAINED = {
         "near 1e-7 and 1e-4": "float32's precision and its square root",
         "With 12 prompts": "an exercise",
     },
-    "differences": {"adjusted Rand index below 0.9": "differences_verdict"},
+    "differences": {"adjusted Rand index below 0.9": "studies/differences_verdict"},
     "how_to_read": {"You need Python 3.11": "a version"},
     "whose_is_what": {
-        "Noise levels 0, 0.02": "noise_sweep",
-        "UMAP to 50 dimensions": "local_representations",
-        "scale factors 0.5 to 1.5": "edits",
+        "Noise levels 0, 0.02": "rank/noise_sweep",
+        "UMAP to 50 dimensions": "geometry/clusters",
+        "scale factors 0.5 to 1.5": "steering/latents",
     },
 }
 
@@ -128,29 +129,25 @@ def texts_of(path):
 
 def literals(code):
     """Numbers that stand in code, outside its texts, as written there and as percentages."""
-    found = []
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-            found += [f"{node.value:g}", f"{100 * node.value:g}"]
-    return set(found)
+    values = [n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return {f"{times * number:g}" for number in numbers for times in (1, 100)}
 
 
 def unexplained(path):
     """Sentences of a page with numbers that nothing explains."""
     texts, settings = texts_of(path)
-    known = CONVENTIONS | REPORTED | literals(settings)
-    explained = dict(EXPLAINED.get(path.stem, {}))
-    used = set()
+    known, used = CONVENTIONS | REPORTED | literals(settings), set()
+    explained = EXPLAINED.get(path.stem, {})
     for sentence in [s for text in texts for s in sentences(text)]:
         missing = set(numbers_of(sentence)) - known
-        words = next((w for w in explained if w in sentence), None)
+        words = next((w for w in explained if w in sentence), "")
         used.add(words)
-        source = explained.get(words)
-        module = ROOT / "saerepgeo_lib" / f"{source}.py"
-        if isinstance(source, str) and " " not in source:
+        source = explained.get(words, "no source")
+        if " " not in source:
+            module = ROOT / "saerepgeo_lib" / f"{source}.py"
             missing -= literals(module.read_text(encoding="utf-8"))
-        elif source is not None:
-            missing -= set(NUMBER.findall(words))
+        missing -= set(NUMBER.findall(words)) if " " in source else set()
         if missing:
             yield f"{path.stem}: {', '.join(sorted(missing))} in {sentence!r}"
     yield from (f"{path.stem}: no sentence says {w!r}" for w in explained if w not in used)

@@ -1,279 +1,277 @@
-"""End to end: Case 1 through the runner and through plain papermill, and users' mistakes."""
+"""Pages through the runner, papermill and in this process; mistakes; what a run's key follows."""
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
-
-from saerepgeo_lib.cli import main
-from saerepgeo_lib.files import data_dir, read_json, sha256_file
-from saerepgeo_lib.notebooks import NOTEBOOK_DIR
-
-pytestmark = pytest.mark.slow
-QUICK = ["-p", "noise_levels", "[0, 1]", "-p", "n_seeds", "2", "-p", "max_slots", "1"]
-
-
-def run(*arguments, out):
-    return main(["run", "stratified_manifold", *arguments, "-o", str(out)])
-
-
-def record_in(folder):
-    (path,) = folder.glob("*/*.record.json")
-    return read_json(path)
-
-
-@pytest.fixture
-def plain(tmp_path):
-    path = tmp_path / "tools.json"
-    path.write_text(json.dumps({"tools": [
-        "A hammer lay on the bench.", "She borrowed a saw from the shed.",
-        "The drill made a terrible noise.", "He sharpened the old chisel.",
-    ]}))  # fmt: skip
-    return ["-p", "prompts_file", str(path), "-p", "concept", "tools"]
-
-
-def test_a_plain_concept_file_runs_is_found_again_and_is_the_same_number_for_number(
-    plain, tmp_path, capsys
-):
-    assert run(*QUICK, *plain, out=tmp_path / "a") == 0
-    first = record_in(tmp_path / "a")
-    assert {"claims", "tables", "numbers", "parameters", "seeds", "run"} <= set(first)
-    assert first["parameters"]["concept"] == "tools"
-    assert first["numbers"]["tensor_shape"] == {"tools": [4, 1]}
-    assert {c["id"] for c in first["claims"]} == {
-        "case1-rank-varies", "case1-beyond-nulls", "case1-stratified"}  # fmt: skip
-    notebook = next((tmp_path / "a").glob("*/*.ipynb"))
-
-    capsys.readouterr()
-    assert run(*QUICK, *plain, out=tmp_path / "a") == 0
-    assert "found, not run again" in capsys.readouterr().out
-
-    notebook.write_text("{half")  # a broken result is reported and made again
-    assert run(*QUICK, *plain, out=tmp_path / "a") == 0
-    again = record_in(tmp_path / "a")
-    assert not any(c.get("execution_count") is None for c in nbformat.read(notebook, 4).cells
-                   if c.cell_type == "code")  # fmt: skip
-    first.pop("run"), again.pop("run")
-    assert again == first
-    assert not list((tmp_path / "a").glob(".*"))
-
-
-def test_plain_papermill_works(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    papermill.execute_notebook(
-        str(NOTEBOOK_DIR / "stratified_manifold.ipynb"), "out.ipynb",
-        {"concept": "days", "noise_levels": [0, 1], "n_seeds": 2, "max_slots": 1},
-        progress_bar=False,
-    )  # fmt: skip
-    assert (
-        read_json(tmp_path / "stratified_manifold.record.json")["parameters"]["concept"] == "days"
-    )
-
-
-COUNTER = """
+from refusals import refused
+from run_page import run_page
+from stub_runs import hidden, start, starts
 from transformer_lens.model_bridge import TransformerBridge
-real = TransformerBridge.forward
-def counted(self, ids, **kwargs):
-    with open("passes.txt", "a") as file:
-        file.write(f"{len(ids)}\\n")
-    return real(self, ids, **kwargs)
-TransformerBridge.forward = counted
-"""
+
+from saerepgeo_lib.companion import run_key, runner
+from saerepgeo_lib.companion.cli import main
+from saerepgeo_lib.companion.notebooks import NOTEBOOK_DIR
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.files import read_json
+
+QUICK = {"noise_levels": [0, 1], "n_seeds": 2, "max_slots": 1}
 
 
-def test_forward_passes_do_not_depend_on_noise_levels_and_seeds(tmp_path, monkeypatch):
-    """Over the whole notebook: its real model counts the prompts that pass through it."""
-    import jupytext
-
-    source = jupytext.read(NOTEBOOK_DIR / "stratified_manifold.py")
-    source.metadata["kernelspec"] = {"name": "python3", "display_name": "p", "language": "python"}
-    source.cells.insert(0, nbformat.v4.new_code_cell(COUNTER))
-    nbformat.write(source, tmp_path / "counted.ipynb")
-    monkeypatch.chdir(tmp_path)
-    counts = []
-    for levels, n_seeds in (([0, 1], 2), ([0, 0.1, 0.5, 1, 5], 4)):
-        papermill.execute_notebook(
-            "counted.ipynb", "out.ipynb", progress_bar=False,
-            parameters={"concept": "days", "noise_levels": levels, "n_seeds": n_seeds,
-                        "max_slots": 1},
-        )  # fmt: skip
-        counts.append(sum(map(int, (tmp_path / "passes.txt").read_text().split())))
-        (tmp_path / "passes.txt").unlink()
-    assert counts == [84, 84]
+def run(notebook, out, **parameters):
+    given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    return main(["run", str(notebook), *given, "-o", str(out)])
 
 
 @pytest.fixture
-def own_data(tmp_path, monkeypatch):
-    """A copy of the data folder that a test may damage."""
-    folder = tmp_path / "data"
-    shutil.copytree(data_dir(), folder)
-    monkeypatch.setenv("SAEREPGEO_DATA", str(folder))
-    return folder
-
-
-def refused(capsys, out, *arguments):
-    """Exit status 2, a message without traceback, nothing left behind; the message."""
-    assert run(*QUICK, *arguments, out=out) == 2
-    error = capsys.readouterr().err
-    assert "saerepgeo: " in error and "Traceback" not in error
-    assert not out.exists() or not list(out.iterdir())
-    return error
-
-
-def test_unknown_preset_and_concept(tmp_path, capsys):
-    error = refused(capsys, tmp_path / "o", "-p", "preset", "minilmm")
-    assert "unknown preset 'minilmm'; did you mean 'minilm'" in error
-    error = refused(capsys, tmp_path / "o", "-p", "concept", "dayz")
-    assert "unknown concept 'dayz'; did you mean 'days'" in error
-
-
-def test_mistyped_parameters(tmp_path, capsys):
-    assert "did you mean 'concept'" in refused(capsys, tmp_path / "o", "-p", "concpt", "days")
-    assert "is a float" in refused(capsys, tmp_path / "o", "-p", "tau", "small")
-    error = refused(capsys, tmp_path / "o", "-p", "api_key", "abc")
-    assert "looks like a secret" in error
-
-
-def test_a_malformed_concept_file(tmp_path, capsys):
-    path = tmp_path / "bad.json"
-    path.write_text('{"days": ["On Monday.", 5]}')
-    arguments = ["-p", "prompts_file", str(path), "-p", "concept", "days"]
-    assert "'days', prompt 1: expected a string" in refused(capsys, tmp_path / "o", *arguments)
-
-
-def test_a_hook_that_does_not_exist(tmp_path, capsys, own_data):
-    for cfg in own_data.glob("saes/*/cfg.json"):
-        cfg.write_text(cfg.read_text().replace("blocks.4.hook_out", "blocks.4.hook_ouch"))
-    error = refused(capsys, tmp_path / "o", "-p", "concept", "days")
-    assert "no hook 'blocks.4.hook_ouch'; did you mean" in error
-
-
-def test_an_sae_of_the_wrong_width(tmp_path, capsys, own_data):
-    from sae_lens import TopKSAE, TopKSAEConfig
-
-    folder = own_data / "saes" / "minilm-l4-topk"
-    sae = TopKSAE(TopKSAEConfig(k=4, d_in=16, d_sae=32))
-    sae.cfg.metadata.hook_name = "blocks.4.hook_out"
-    sae.cfg.metadata.prepend_bos = False
-    sae.save_model(folder)
-    card = read_json(folder / "card.json")
-    card["sha256"] = sha256_file(folder / "sae_weights.safetensors")
-    (folder / "card.json").write_text(json.dumps(card))
-    error = refused(capsys, tmp_path / "o", "-p", "concept", "days")
-    assert "reads 16 dimensions" in error and "has 384" in error
-
-
-def test_corrupted_weights(tmp_path, capsys, own_data):
-    weights = own_data / "saes" / "minilm-l4-l1" / "sae_weights.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[len(data) // 2] ^= 255
-    weights.write_bytes(data)
-    error = refused(capsys, tmp_path / "o", "-p", "concept", "days")
-    assert "not what its card describes" in error and "git checkout" in error
-
-
-def test_no_network_and_nothing_cached(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    assert "cannot load SAE" in refused(capsys, tmp_path / "o", "-p", "preset", "gpt2-small")
-
-
-def test_a_full_disk(tmp_path):
-    """A size limit on files stands for the disk: writing the executed notebook fails."""
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000));"
-        "from saerepgeo_lib.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    out = tmp_path / "o"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "run", "stratified_manifold", *QUICK, "-p", "concept",
-         "days", "-o", str(out)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode in (1, 2), done.stderr
-    assert "File too large" in done.stderr or "cannot write" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(out.glob("stratified_manifold-*"))
-
-
-def test_ctrl_c_leaves_nothing_half_written(tmp_path):
-    out = tmp_path / "o"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "saerepgeo_lib.cli", "run", "stratified_manifold", "-o", str(out)],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "CI": "true"},
-        # a job in a shell's background ignores Ctrl-C, and its children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    while not out.exists() or not list(out.iterdir()):
-        assert process.poll() is None
-        time.sleep(0.1)
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error
-    assert "interrupted" in error and "Traceback" not in error
-    assert not list(out.iterdir())
-
-
-def test_output_cut_off_by_its_reader_is_no_fault():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "saerepgeo_lib.cli", "saes"], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert ":" in process.stdout.readline()
-    process.stdout.close()
-    assert "saerepgeo" not in process.stderr.read()
-    assert process.wait(timeout=60) == 141
-
-
-@pytest.mark.parametrize(
-    ("notebook", "parameters"),
-    [
-        ("calibration", {"replicates": "2", "null_draws": "30"}),
-        ("rank_rule_ablation", {"draws": "2", "n_points": "40", "score": "effective range"}),
-        (
-            "representation_structure",
-            {"concept": "color", "n_umap_concepts": "0", "n_groups": "3", "n_random": "1"},
-        ),
-        ("sparse_against_dense", {"concept": "days", "n_seeds": "1", "rank_rule": "effective"}),
-        ("separability_training", {"live_samples": "10000", "live_strength": "5.0"}),
-    ],
-)
-def test_the_other_pages_run_with_other_parameters(notebook, parameters, tmp_path):
-    given = [word for name, value in parameters.items() for word in ("-p", name, value)]
-    assert main(["run", notebook, *given, "-o", str(tmp_path)]) == 0
-    record = record_in(tmp_path)
-    assert all(str(record["parameters"][name]) == value for name, value in parameters.items())
-    assert record["tables"]
-    if notebook == "rank_rule_ablation":
-        assert {c["statistic"] for c in record["claims"]} == {"AUC of the effective range"}
-
-
-def test_a_page_refuses_parameters_that_it_cannot_use(tmp_path, capsys):
-    arguments = ["run", "cone_of_sspd_matrices", "-p", "n", "2", "-o", str(tmp_path)]
-    assert main(arguments) == 2
-    assert "n must be at least 3" in capsys.readouterr().err
-
-
-def test_case_2_runs_on_prompts_without_entities(tmp_path):
-    path = tmp_path / "plain.json"
+def tools(tmp_path):
+    """Parameters that name a concept file of plain sentences."""
+    path = tmp_path / "tools.json"
     words = ("hammer", "saw", "drill", "chisel", "wrench", "plane", "file", "clamp")
     sentences = [f"{start} {word} {end}" for word in words for start, end in (
         ("Yesterday the old", "fell from the dusty shelf."),
         ("Nobody wanted to lend the heavy", "to the new neighbour."),
         ("A rusty", "was buried below the garden shed."))]  # fmt: skip
     path.write_text(json.dumps({"tools": sentences}))
-    arguments = ["-p", "prompts_file", str(path), "-p", "concept", "tools", "-p", "n_random", "1",
-                 "-p", "n_umap_concepts", "0", "-p", "min_cluster_size", "5"]  # fmt: skip
-    assert main(["run", "representation_structure", *arguments, "-o", str(tmp_path / "out")]) == 0
-    record = record_in(tmp_path / "out")
-    by_claim = {(c["id"], c["verdict"]) for c in record["claims"]}
-    assert ("case2-distinction-up", "cannot be tested here") in by_claim
+    return {"prompts_file": str(path), "concept": "tools"}
+
+
+@pytest.mark.slow
+def test_a_page_gives_the_same_numbers_in_a_kernel_and_in_this_process(
+    tools, tmp_path, monkeypatch, unchecked
+):
+    """And each prompt passes through the model once, whatever the noise levels and seeds are."""
+    assert run("stratified_manifold", tmp_path / "o", **QUICK, **tools) == 0
+    (path,) = (tmp_path / "o").glob("*/*.record.json")
+    first, passed, real = read_json(path), [], TransformerBridge.forward
+    assert first["parameters"]["concept"] == "tools"
+    assert first["numbers"]["tensor_shape"] == {"tools": [24, 1]}
+    assert {c["id"] for c in first["claims"]} == {
+        "case1-rank-varies", "case1-beyond-nulls", "case1-stratified"}  # fmt: skip
+    notebook = nbformat.read(path.with_name("stratified_manifold.ipynb"), 4)
+    assert all(c.execution_count for c in notebook.cells if c.cell_type == "code")
+
+    def counted(self, ids, **options):
+        passed.append(len(ids))
+        return real(self, ids, **options)
+
+    monkeypatch.setattr(TransformerBridge, "forward", counted)
+    _, again = run_page("stratified_manifold", tmp_path, **QUICK, **tools)
+    assert sum(passed) == 24
+    assert first["seeds"] == again["seeds"] and first["parameters"] == again["parameters"]
+    for a, b in zip(
+        *({**r["tables"], "claims": r["claims"]}.values() for r in (first, again)), strict=True
+    ):
+        # up to rounding: tests before this one may have left another number of threads
+        pd.testing.assert_frame_equal(pd.DataFrame(a), pd.DataFrame(b), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_plain_papermill_works(tmp_path, monkeypatch, unchecked):
+    monkeypatch.chdir(tmp_path)
+    page, given = "cone_of_sspd_matrices", {"n_draws": 20}
+    pair = NOTEBOOK_DIR / f"{page}.ipynb"
+    papermill.execute_notebook(str(pair), "out.ipynb", given, progress_bar=False)
+    _, again = run_page(page, tmp_path, **given)
+    assert read_json(tmp_path / f"{page}.record.json") | {"run": again["run"]} == again
+
+
+@pytest.mark.slow
+def test_a_run_is_found_again_and_made_again_if_it_is_broken_or_asked_for(folder, capsys):
+    out = folder / "o"
+
+    def again(*options):
+        assert main(["run", str(folder / "stub.py"), "-p", "folder", str(folder), "-o", str(out),
+                     *options]) == 0  # fmt: skip
+        return capsys.readouterr().out
+
+    assert "found, not run again" not in again()
+    (notebook,) = out.glob("*/*.ipynb")
+    executed, second = notebook.read_text(), again()
+    assert str(notebook) in second and "found, not run again" in second
+    assert starts(folder) == {0: 1}
+    notebook.write_text("{half")
+    for number, options in enumerate(((), ("--fresh",)), start=2):
+        assert "found, not run again" not in again(*options)
+        assert notebook.read_text() == executed and starts(folder) == {0: number}
+    assert not hidden(out)
+    assert run(folder / "stub.py", folder / "u", fault="user") == 2  # told without a traceback
+    assert capsys.readouterr().err == "saerepgeo: unknown preset 'x'; did you mean 'y'?\n"
+    assert not list((folder / "u").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"preset": "minilmm"}, "unknown preset 'minilmm'; did you mean 'minilm'"),
+     ({"concept": "dayz"}, "unknown concept 'dayz'; did you mean 'days'"),
+     ({"n_seeds": 1}, "n_seeds must be at least 2, got 1")],
+)  # fmt: skip
+def test_a_page_stops_at_what_it_does_not_know(wrong, words, tmp_path):
+    refused(words, run_page, "stratified_manifold", tmp_path, **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_cut_off_by_its_reader_is_no_fault(tmp_path):
+    lines = [f"n_{i}: int = {i}  # one of many" for i in range(5_000)]  # more than a pipe holds
+    (tmp_path / "many.py").write_text("\n".join(['# %% tags=["parameters"]', *lines]))
+    process = start("run", tmp_path / "many.py", "--list")
+    assert process.stdout.readline() == "n_0: int = 0\n"
+    process.stdout.close()
+    assert "saerepgeo" not in process.stderr.read()
+    assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "parameters"),
+    [
+        ("representation_structure", {"n_random": 1, "min_cluster_size": 5, "n_groups": 3}),
+        ("calibration", {"replicates": 2, "null_draws": 30}),
+        ("rank_rule_ablation", {"draws": 2, "n_points": 40, "score": "effective range"}),
+        ("sparse_against_dense", {"concept": "days", "n_seeds": 1, "rank_rule": "effective"}),
+        ("separability_training", {"live_samples": 10_000, "live_strength": 5.0}),
+    ],
+)
+def test_the_other_pages_run_with_other_parameters(page, parameters, tools, tmp_path, unchecked):
+    if page == "representation_structure":  # on prompts without entities
+        parameters = parameters | tools | {"n_umap_concepts": 0}
+    _, record = run_page(page, tmp_path, **parameters)
+    assert record["parameters"].items() >= parameters.items() and record["tables"]
+    if page == "representation_structure":
+        verdicts = {(c["id"], c["verdict"]) for c in record["claims"]}
+        assert ("case2-distinction-up", "cannot be tested here") in verdicts
+    if page == "separability_training":  # trains both kinds with and without the objective
+        live = pd.DataFrame(record["tables"]["live"])
+        assert live[["kind", "strength"]].to_numpy().tolist() == [
+            [kind, strength] for strength in (0, 5) for kind in ("topk", "standard")
+        ]
+        assert live[["FVU", "AEDP", "probing", "dead"]].notna().all().all()
+    if page == "rank_rule_ablation":
+        assert {c["statistic"] for c in record["claims"]} == {"AUC of the effective range"}
+
+
+@pytest.fixture
+def library(folder, monkeypatch):
+    """A small library with a room that has a door."""
+    library = folder / "saerepgeo_lib"
+    for name, text in {
+        "__init__.py": "", "a.py": "from saerepgeo_lib.room import b, UNKNOWN", "other.py": "",
+        "room/__init__.py": "", "room/__init__.pyi": "from .b import f\nfrom .d import g",
+        "room/b.py": "def f():\n    import saerepgeo_lib.room.c", "room/c.py": "", "room/d.py": "",
+        "room/e.py": "", "companion/runner.py": "",
+    }.items():  # fmt: skip
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_text(text)
+    monkeypatch.setattr(run_key, "LIBRARY", library)
+    return library
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("", []),
+        ("import saerepgeo_lib.room.c", ["__init__", "room/__init__", "room/c"]),
+        ("from saerepgeo_lib.a import anything",  # a name that the room does not list
+         ["__init__", "a", "room/__init__", "room/b", "room/c", "room/d"]),
+        ("from saerepgeo_lib.room import f", ["__init__", "room/__init__", "room/b", "room/c"]),
+        ("from saerepgeo_lib.room import g", ["__init__", "room/__init__", "room/d"]),
+    ],
+)  # fmt: skip
+def test_only_modules_that_a_notebook_needs_count(folder, library, line, names):
+    """Also those that it gets through a room's door."""
+    source = folder / "stub.py"
+    source.write_text(f"{source.read_text()}\n{line}\n")
+    wanted = {*names, "companion/runner"}
+    assert {p.relative_to(library).as_posix()[:-3] for p in run_key.modules(source)} == wanted
+    for module in sorted(p for p in library.rglob("*.py")):
+        before = runner.find_run(source, {}, out=folder, cwd=folder)
+        module.write_text(module.read_text() + "\nchanged = 1\n")
+        changed = runner.find_run(source, {}, out=folder, cwd=folder) != before
+        assert changed == (module.relative_to(library).as_posix()[:-3] in wanted), module
+
+
+def test_a_notebook_that_is_no_python_has_no_key(folder):
+    source = folder / "stub.py"
+    source.write_text(source.read_text() + "\nno python\n")
+    refused("is not Python", runner.find_run, source, {}, out=folder, cwd=folder)
+
+
+def test_new_prose_reaches_a_finished_run_without_executing_it_again(folder):
+    out, source = folder / "o", folder / "stub.py"
+    source.write_text(source.read_text().replace(
+        "# %%\nimport json", '# %% mystnb={"image": {"alt": "old"}}\nimport json')
+        + "\n# %%\nimport ipywidgets\nfrom tqdm.auto import tqdm\n"
+        "for _ in tqdm(range(2)):\n    pass\nipywidgets.IntSlider()\n")  # fmt: skip
+    given = [("n", "3"), ("folder", str(folder))]
+    first = runner.run(str(source), given, out=out)
+    executed = first.notebook.read_bytes()
+    again = runner.run(str(source), given, out=out)
+    assert again.cached and again.notebook.read_bytes() == executed
+    text = source.read_text()
+    source.write_text(text.replace("# # A stub", "# # Another title").replace('"old"', '"new"')
+                      + "\n# %% [markdown]\n# An ending\n")  # fmt: skip
+    again = runner.run(str(source), given, out=out)
+    assert again.cached and starts(folder) == {3: 1}
+    notebook = nbformat.read(again.notebook, as_version=4)
+    assert "widgets" not in notebook.metadata and not notebook.cells[-2].get("outputs")
+    cells = notebook.cells
+    assert [cells[0].source, cells[-1].source] == ["# Another title", "An ending"]
+    assert "injected-parameters" in cells[2].metadata["tags"] and "n = 3" in cells[2].source
+    assert cells[3].metadata["mystnb"] == {"image": {"alt": "new"}}
+    with pytest.raises(UserError, match="not executed from"):
+        source.write_text(text + "\n# %%\nmore = 1\n")
+        runner.renew_prose(again.notebook, source)
+    with pytest.raises(UserError, match="not executed from"):
+        source.write_text(text[: text.rindex("# %%\nimport ipywidgets")])
+        runner.renew_prose(again.notebook, source)
+
+
+def test_the_key_follows_every_file_that_matters(folder, monkeypatch):
+    out, source, user_file = folder / "o", folder / "stub.py", folder / "mine.json"
+
+    def key(**parameters):
+        return runner.find_run(source, parameters, out=out, cwd=folder).folder.name
+
+    user_file.write_text("1")
+    keys = [key(), key(n=1), key(name="mine.json")]
+    assert key(n=0) == key() == key(x=1.0)  # defaults, given or not
+    user_file.write_text("2")
+    keys.append(key(name="mine.json"))
+    (folder / "sae").mkdir()
+    keys.append(key(name="sae"))
+    (folder / "sae" / "cfg.json").write_text("{}")
+    keys.append(key(name="sae"))
+    (folder / "sae" / "weights").write_text("1")
+    keys.append(key(name="sae"))
+    for part in ("config.json", "shards/model.safetensors"):  # a model's folder
+        (folder / "model" / part).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "model" / part).write_text("1")
+        keys.append(key(name="model"))
+    source.write_text(source.read_text() + "\n# changed\n")
+    keys.append(key())
+    data = folder / "data"
+    data.mkdir()
+    monkeypatch.setenv("SAEREPGEO_DATA", str(data))
+    keys.append(key())
+    (data / "weights.json").write_text("{}")
+    keys.append(key())
+    (data / "sweeps").mkdir()
+    (data / "sweeps" / "table.parquet").write_text("1")
+    assert key() == keys[-1]  # a table that was collected does not change the runs it came from
+    source.write_text(source.read_text() + "\n# reads compare.shipped_claims()\n")
+    keys.append(key())
+    (data / "sweeps" / "table.parquet").write_text("2")
+    keys.append(key())
+    text = source.read_text()
+    source.write_text(text.replace("# # A stub", "# # A stub\n#\n# With prose."))
+    assert key() == keys[-1]
+    source.write_text(text)
+    packages = folder / "packages" / "new-1.0.dist-info"
+    packages.mkdir(parents=True)
+    (packages / "METADATA").write_text("Metadata-Version: 2.1\nName: new\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(packages.parent))
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+    assert key(name="x" * 5_000) and key(name="\x01/..")  # texts that are no paths

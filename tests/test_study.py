@@ -8,20 +8,14 @@ from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 
 import pytest
+from refusals import refused
 
-from saerepgeo_lib import study as module
-from saerepgeo_lib.cli import main
+from saerepgeo_lib.companion.cli import main
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import held_lock, sha256_json
-from saerepgeo_lib.study import (
-    STUDIES,
-    Study,
-    check_point,
-    find_study,
-    read_study,
-    run_study,
-    study_file,
-)
+from saerepgeo_lib.studies import study as module
+from saerepgeo_lib.studies.catalogue import STUDIES, find_study
+from saerepgeo_lib.studies.study import Study, check_point, read_study, run_study, study_file
 
 
 @dataclass(frozen=True)
@@ -96,27 +90,21 @@ def test_half_a_file_of_results_is_refused_by_name(tmp_path):
     run(tmp_path, study(tmp_path / "done"))
     path = tmp_path / "t.json"
     path.write_text(path.read_text()[:100])
-    with pytest.raises(UserError, match=r"t\.json is not JSON"):
-        read_study(path)
+    refused(r"t\.json is not JSON", read_study, path)
     path.write_text("{}")
-    with pytest.raises(UserError, match="saerepgeo study NAME"):
-        read_study(path)
+    refused("saerepgeo study NAME", read_study, path)
     single = next((tmp_path / "work" / "studies" / "t").glob("*.json"))
     single.write_text(single.read_text()[:20])
-    with pytest.raises(UserError, match=f"{single.name} is not JSON"):
-        run(tmp_path, study(tmp_path / "done"))
+    refused(f"{single.name} is not JSON", run, tmp_path, study(tmp_path / "done"))
 
 
-def test_an_unknown_study_names_those_there_are(capsys):
+def test_every_shipped_study_has_exactly_the_points_of_its_grid(capsys):
     assert main(["study", "separabilty"]) == 2
     assert "did you mean 'separability'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_shipped_study_has_exactly_the_points_of_its_grid(name):
-    recorded = read_study(study_file(name))["points"]
-    assert [p["point"] for p in recorded] == [asdict(p) for p in find_study(name).points]
-    assert study_file(name).stat().st_size < 400_000
+    for name in STUDIES:
+        recorded = read_study(name)["points"]
+        assert [p["point"] for p in recorded] == [asdict(p) for p in find_study(name).points]
+        assert study_file(name).stat().st_size < 400_000
 
 
 def test_a_repeated_point_is_compared_number_by_number(tmp_path, monkeypatch, capsys):
@@ -136,27 +124,17 @@ def test_a_repeated_point_is_compared_number_by_number(tmp_path, monkeypatch, ca
     assert check_point(given, 2, **where)["sum"] == pytest.approx(0.02 / 1.02)
     assert main([*command, "--device", "cpu"]) == 1
     assert "more than 1% from the record: sum" in capsys.readouterr().err
-
-
-def test_a_check_refuses_points_that_are_not_there(tmp_path):
-    given = study(tmp_path / "done")
-    where = {"recorded": run(tmp_path, given), "work": tmp_path / "work", "device": "cpu"}
-    with pytest.raises(UserError, match="points 0 to 3, not 4"):
-        check_point(given, 4, **where)
-    changed = Study((Point(2, 0.7),), given.prepare)
+    refused("points 0 to 3, not 4", check_point, given, 4, **where)
     with pytest.raises(UserError, match=r"point 2 of .* is not in it now"):
-        check_point(changed, 2, **where)
+        check_point(Study((Point(2, 0.7),), given.prepare), 2, **where)
 
 
-def test_numbers_that_are_missing_or_of_other_sign_are_far_apart():
+def test_numbers_and_words_are_compared_one_by_one():
     assert module._apart(None, None) == 0 and module._apart(None, 1.0) == float("inf")
     assert module._apart(1.0, -1.0) == 2 and module._apart(0.0, 1e-9) == pytest.approx(1e-6)
-
-
-def test_numbers_and_words_in_lists_are_compared_one_by_one():
     before = {"ranks": [1.0, 2.0], "findings": [{"verdict": "holds", "value": None}]}
     after = {"ranks": [1.0, 4.0], "findings": [{"verdict": "does not hold", "value": None}]}
-    found, again = (dict(module._numbers(result)) for result in (before, after))
+    found, again = module._flat(before), module._flat(after)
     assert {name: module._apart(found[name], again[name]) for name in found} == {
         "ranks: 0": 0, "ranks: 1": 0.5, "findings: 0: verdict": float("inf"),
         "findings: 0: value": 0,

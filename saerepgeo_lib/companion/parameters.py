@@ -1,0 +1,150 @@
+"""Values of notebooks' parameters: their types, secrets among them, and what pages can use."""
+
+import ast
+import contextlib
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from saerepgeo_lib.errors import UserError, quoted
+
+_SECRET_NAME = re.compile(r"token|secret|passw|credential|api_?key|private_?key", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"\b(hf|sk|ghp|gho|github_pat|xox[bap])[_-][A-Za-z0-9_-]{16,}")
+_TYPES: dict[str, Any] = {  # what records and tables can hold: Unicode, 64 bits
+    "str": Annotated[str, Field(pattern=r"^[^\x00]*$")],
+    "int": Annotated[int, Field(ge=-(2**63), lt=2**63)],
+    "float": FiniteFloat,
+    "bool": bool,
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's parameters cell: `name: type = default  # description`."""
+
+    name: str
+    type: str
+    default: Any
+    description: str
+
+    def __post_init__(self) -> None:
+        _adapter(self.type)  # refuses other types
+
+
+@functools.cache
+def _adapter(kind: str) -> Any:
+    """What checks values of a type; a UserError for types that parameters cannot have."""
+
+    def annotation(kind: str) -> Any:
+        if kind.startswith("list["):
+            return list[annotation(kind[5:-1])]  # type: ignore[misc]
+        return _TYPES[kind]
+
+    try:
+        return TypeAdapter(annotation(kind), config=ConfigDict(strict=True))
+    except KeyError:
+        valid = f"{', '.join(_TYPES)} or list[...]"
+        raise UserError(f"a parameter has type {kind!r}; expected {valid}") from None
+
+
+def check_value(parameter: Parameter, value: Any) -> Any:
+    """`value` as the declared type (an integer is a float's value too), or a UserError.
+
+    Infinite and undefined numbers and texts that are not Unicode are refused: no record could
+    hold them.
+    """
+    try:
+        return _adapter(parameter.type).validate_python(value)
+    except ValidationError:
+        raise UserError(
+            f"parameter {parameter.name!r} is a {parameter.type} ({parameter.description}), "
+            f"for example {json.dumps(parameter.default)}; got {quoted(value)}"
+        ) from None
+
+
+def parse_value(parameter: Parameter, text: str) -> Any:
+    """The value that a text on a command line stands for (JSON or a Python literal), checked."""
+    value: Any = text
+    for parse in () if parameter.type == "str" else (ast.literal_eval, json.loads):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = parse(text)
+    return check_value(parameter, value)
+
+
+def refuse_secret(name: str, value: Any) -> None:
+    """Refuse what looks like a secret: parameters are printed in the executed notebook."""
+    if _SECRET_VALUE.search(name) or _SECRET_NAME.search(name) or _SECRET_VALUE.search(str(value)):
+        shown = "a parameter's name" if _SECRET_VALUE.search(name) else f"parameter {name!r}"
+        raise UserError(
+            f"{shown} looks like a secret, and parameters are printed in the "
+            "notebook; put it into the environment instead (for example HF_TOKEN)"
+        )
+
+
+def _n_names(concept: str) -> int:
+    return sum(bool(name.strip()) for name in concept.split(","))
+
+
+def _ascend_from_0(levels: list[float]) -> bool:
+    finite = all(map(math.isfinite, levels))
+    return finite and len(levels) > 1 and levels[0] == 0 and levels == sorted(set(levels))
+
+
+# What a parameter must be wherever it occurs: at least a number, one of several values, or what is
+# said in words. Names of rules and scores are copies, since nothing heavy is loaded here.
+Limit = int | tuple[Any, ...] | dict[str, Callable[[Any], bool]]
+_POSITIVE = {"above 0": lambda value: 0 < value < math.inf}
+_RULES = ("relative", "exact", "effective", "participation", "stable")
+_LIMITS: dict[str, Limit] = {
+    "n_seeds": 2, "n_groups": 3, "n_random": 1, "n_bootstrap": 40, "n_walks": 1, "n_steps": 2,
+    "n_umap_concepts": 0, "min_cluster_size": 2, "mse_weight": 0, "step": _POSITIVE,
+    "replicates": 2, "null_draws": 2, "max_bias": _POSITIVE, "max_spread": _POSITIVE,
+    "live_samples": 10_000, "live_strength": 0,
+    "grouping": ("clusters", "entities"), "noise_scaling": ("relative", "absolute"),
+    "positions": ("content", "entity"), "rank_rule": _RULES, "rank_mode": (1, 2, 3),
+    "concept": {"one name, or several separated by commas": lambda value: _n_names(value) > 0},
+    "dose": {"above 1": lambda value: 1 < value < math.inf},
+    "noise_levels": {"at least two finite numbers that ascend from 0": _ascend_from_0},
+    "tau": {"strictly between 0 and 1": lambda value: 0 < value < 1},
+}  # fmt: skip
+_LIMITS_OF_PAGES: dict[str, dict[str, Limit]] = {
+    "cone_of_sspd_matrices": {"n": 3, "n_draws": 20},
+    "differences": {"concept": {"one name": lambda value: _n_names(value) == 1}},
+    "noise_and_rank": {"planted_rank": (1, 2, 3, 4, 5, 6), "width": 32, "n_draws": 50},
+    "rank_rule_ablation": {
+        "draws": 2, "n_points": 40,
+        "score": (
+            *(f"relative {threshold} range" for threshold in (0.01, 0.03, 0.1)),
+            *(f"{rule} range" for rule in (*_RULES[1:], "permutation")),
+            "TwoNN misfit", "MLE spread", "H0 gap",
+            "clean relative rank", "clean effective rank", "clean participation",
+        ),
+    },
+    "sparse_against_dense": {  # two slots leave the rank of mode 2 no room to vary
+        "n_seeds": 1, "rank_rule": ("relative", "effective"), "rank_mode": (1, 3),
+    },
+    "unfolding_a_tensor": {"n_draws": 50, "n_masked": 4},
+}  # fmt: skip
+
+
+def check_limits(page: str, values: Mapping[str, Any]) -> None:
+    """Refuse values that a page could not use, before anything is loaded."""
+    for name, limit in (_LIMITS | _LIMITS_OF_PAGES.get(page, {})).items():
+        if name not in values:
+            continue
+        value = values[name]
+        if isinstance(limit, dict):
+            ((expected, holds),) = limit.items()
+            good = holds(value)
+        elif isinstance(limit, tuple):
+            expected, good = f"one of {', '.join(map(str, limit))}", value in limit
+        else:
+            expected, good = f"at least {limit}", value >= limit
+        if not good:
+            raise UserError(f"{name} must be {expected}, got {quoted(value)}")

@@ -1,0 +1,159 @@
+"""The one machine-readable record that an executed notebook leaves, written and read back.
+
+No numerical library is loaded here: tables are asked for their values, whatever they are.
+"""
+
+import importlib.metadata
+import math
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import ConfigDict, Field, FiniteFloat, ValidationError, create_model
+
+from saerepgeo_lib.companion.parameters import check_limits
+from saerepgeo_lib.errors import UserError, explained, quoted
+from saerepgeo_lib.files import read_json, write_json
+from saerepgeo_lib.stats.claims import Claim
+
+RECORD_VERSION = 2
+RECORD_END = ".record.json"
+RECORD_VARIABLE = "SAEREPGEO_RECORD"  # tells the running notebook where its record goes
+CLAIM_FIELDS: dict[str, Any] = get_type_hints(Claim)  # the type of each
+_PACKAGES = (
+    "saerepgeo-lib", "torch", "numpy", "scipy", "scikit-learn", "pandas", "transformers",
+    "transformer-lens", "sae-lens", "papermill", "jupytext",
+)  # fmt: skip
+
+
+def _form(name: str, **fields: Any) -> Any:
+    """A model that knows all keys and converts nothing."""
+    config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    return create_model(name, __config__=config, **fields)
+
+
+_NUMBER = FiniteFloat | None  # undefined numbers are null
+_INTEGER = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_STORED = {float: _NUMBER, float | None: _NUMBER, int: _INTEGER}
+_MEASURED = Annotated[FiniteFloat, Field(ge=0)]
+_Claim = _form("Claim", **{name: _STORED.get(kind, kind) for name, kind in CLAIM_FIELDS.items()})
+_Stage = _form("Stage", seconds=_MEASURED, process_peak_mib=_MEASURED)
+_Run = _form("Run", device=str, versions=(dict[str, str], {}), stages=dict[str, _Stage])
+_Record = _form(
+    "Record", version=int, notebook=str, parameters=dict[str, Any], seeds=list[int],
+    claims=list[_Claim], numbers=dict[str, Any], tables=dict[str, dict[str, list[Any]]],
+    run=_Run,  # what the same parameters and seeds do not reproduce
+)  # fmt: skip
+
+
+@dataclass
+class Record:
+    """Everything a run leaves for machines; `write` makes it one JSON file."""
+
+    notebook: str
+    parameters: dict[str, Any]
+    seeds: list[int]
+    device: str
+    claims: list[Claim] = field(default_factory=list)
+    tables: dict[str, Any] = field(default_factory=dict)  # pandas.DataFrame
+    numbers: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls, notebook: str, page: Mapping[str, Any], *, seeds: Sequence[int] | None = None
+    ) -> "Record":
+        """The record of a page, from its variables (`globals()`).
+
+        Its parameters are the annotated ones; seeds are those given, else `seed` and the next
+        `n_seeds`, if the page has them. The device is the best for the page's `device`, which is no
+        parameter of the results. Raises UserError for values that the page could not use.
+        """
+        given = {name: page[name] for name in page.get("__annotations__", {})}
+        check_limits(notebook, given)
+        if seeds is None:
+            first = given.get("seed")
+            seeds = [] if first is None else range(first, first + given.get("n_seeds", 1))
+        device = given.pop("device", "cpu")
+        if device != "cpu":
+            from saerepgeo_lib.activations.models import best_device
+
+            device = best_device(device)
+        return cls(notebook, given, list(seeds), device)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, and note the process' peak memory at its end."""
+        if name in self.stages:
+            raise UserError(f"the record has a stage {name!r} already")
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        scale = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+        self.stages[name] = {"seconds": round(seconds, 3), "process_peak_mib": round(peak)}
+
+    def write(self, path: Path | None = None) -> None:
+        """Write the record, by default to where the runner asks for it, or beside the notebook."""
+        tables = {
+            name: {str(column): table[column].tolist() for column in table.columns}
+            for name, table in self.tables.items()
+        }
+        record = {
+            "version": RECORD_VERSION, "notebook": self.notebook, "parameters": self.parameters,
+            "seeds": self.seeds, "claims": _finite([asdict(claim) for claim in self.claims]),
+            "numbers": self.numbers, "tables": _finite(tables),
+            "run": {"device": self.device, "versions": _versions(), "stages": self.stages},
+        }  # fmt: skip
+        default = os.environ.get(RECORD_VARIABLE, f"{self.notebook}{RECORD_END}")
+        write_json(path or Path(default), _checked(record, f"the record of {self.notebook}"))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's record; a UserError says what is wrong with one that is cut short or foreign.
+
+    A record of another RECORD_VERSION is refused: its fields may mean something else.
+    """
+    record = read_json(path)
+    version = record.get("version") if isinstance(record, dict) else RECORD_VERSION
+    if type(version) is not int or version != RECORD_VERSION:
+        raise UserError(
+            f"{path} is a record of version {quoted(version)}, expected {RECORD_VERSION}; "
+            "run its notebook again"
+        )
+    return _checked(record, path)
+
+
+def _checked(record: Any, where: Path | str) -> dict[str, Any]:
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        raise explained(error, where, fields=_Record.model_fields) from None
+    return dict(record)
+
+
+def _versions() -> dict[str, str]:
+    """Python's version and those of the packages that compute."""
+    installed = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            installed[name] = "not installed"
+    return installed
+
+
+def _finite(values: Any) -> Any:
+    """A JSON value with undefined numbers as null."""
+    if isinstance(values, dict):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

@@ -1,0 +1,5 @@
+"""A style and a few panels, from which the figures are made."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,109 @@
+from .calibration import (
+    plot_bias,
+    plot_planted,
+    plot_rocs,
+)
+from .cone import (
+    cone_frame,
+    plot_caveat,
+    plot_cone_distance,
+    plot_cone_path,
+)
+from .forests import (
+    plot_differences,
+    plot_false_positives,
+    plot_findings,
+    plot_forests,
+    plot_optima,
+    plot_verdicts,
+)
+from .interventions import (
+    dose_frame,
+    plot_doses,
+    plot_paths,
+    plot_walks,
+    shown,
+    with_intervals,
+)
+from .noise import (
+    plot_against_edge,
+    plot_code_ranks,
+    plot_margins,
+    plot_weyl,
+)
+from .panels import (
+    axes_grid,
+    legend_below,
+    named_rows,
+    profile,
+    stacked_bars,
+)
+from .profiles import (
+    noise_frame,
+    plot_certificate,
+    plot_profiles,
+    plot_spectra,
+    plot_variability,
+)
+from .structure import (
+    cluster_frame,
+    plot_entities,
+)
+from .style import (
+    COLOURS,
+    house_style,
+    looks_of,
+)
+from .unfolding import (
+    plot_grams,
+    plot_masked,
+    plot_mode_ranks,
+    plot_precision,
+    plot_unfoldings,
+)
+
+__all__ = [
+    "COLOURS",
+    "axes_grid",
+    "cluster_frame",
+    "cone_frame",
+    "dose_frame",
+    "house_style",
+    "legend_below",
+    "looks_of",
+    "named_rows",
+    "noise_frame",
+    "plot_against_edge",
+    "plot_bias",
+    "plot_caveat",
+    "plot_certificate",
+    "plot_code_ranks",
+    "plot_cone_distance",
+    "plot_cone_path",
+    "plot_differences",
+    "plot_doses",
+    "plot_entities",
+    "plot_false_positives",
+    "plot_findings",
+    "plot_forests",
+    "plot_grams",
+    "plot_margins",
+    "plot_masked",
+    "plot_mode_ranks",
+    "plot_optima",
+    "plot_paths",
+    "plot_planted",
+    "plot_precision",
+    "plot_profiles",
+    "plot_rocs",
+    "plot_spectra",
+    "plot_unfoldings",
+    "plot_variability",
+    "plot_verdicts",
+    "plot_walks",
+    "plot_weyl",
+    "profile",
+    "shown",
+    "stacked_bars",
+    "with_intervals",
+]

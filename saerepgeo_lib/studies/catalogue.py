@@ -1,0 +1,18 @@
+"""The studies that come with the book, by name."""
+
+from importlib import import_module
+
+from saerepgeo_lib.errors import choose
+from saerepgeo_lib.studies.study import Study
+
+STUDIES = {  # name: the module that has its STUDY, imported when it is wanted
+    "separability": "saerepgeo_lib.studies.separability.trainings",
+    "sparse-dense": "saerepgeo_lib.studies.sparse_dense",
+    "vision": "saerepgeo_lib.studies.vision.cases",
+}
+
+
+def find_study(name: str) -> Study:
+    """The study of that name. Raises UserError for an unknown one."""
+    study: Study = import_module(STUDIES[choose("study", name, STUDIES)]).STUDY
+    return study

@@ -1,0 +1,1 @@
+"""Separability as a training objective: the objective, the trainings, and what they change."""

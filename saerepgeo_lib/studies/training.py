@@ -1,0 +1,313 @@
+"""Autoencoders trained with SAELens' own trainer, and saved in its own format.
+
+text -> activations at the hook (collected once, in resumable chunks) -> `SAETrainer` ->
+float16 weights, configuration and a model card, all beside each other.
+"""
+
+import itertools
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from sae_lens import SAE, StandardTrainingSAEConfig, TopKTrainingSAEConfig, __version__
+from sae_lens.config import SAETrainerConfig
+from sae_lens.registry import get_sae_training_class
+from sae_lens.saes.sae import SAEMetadata
+from sae_lens.training.sae_trainer import SAETrainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from saerepgeo_lib import files
+from saerepgeo_lib.activations.latents import fvu
+from saerepgeo_lib.activations.models import MINILM, MINILM_SHA256, load_model, seeded
+from saerepgeo_lib.activations.prompts import load_concepts
+from saerepgeo_lib.activations.residual_stream import run_to_hook
+from saerepgeo_lib.activations.saes import CARD_FILE, named
+from saerepgeo_lib.activations.token_activations import TokenActivations, read_concept
+from saerepgeo_lib.activations.tokens import encode_texts, pad
+from saerepgeo_lib.errors import UserError, choose
+from saerepgeo_lib.studies.corpus import WORDNET_DIR, Passage, embedded_passages, user_passages
+
+logger = logging.getLogger(__name__)
+
+HOOK = "blocks.4.hook_out"
+METADATA = {"model_name": MINILM, "hook_name": HOOK, "prepend_bos": False,
+            "model_class_name": "TransformerBridge"}  # fmt: skip
+N_FRAME_SENTENCES = 150_000
+CORPUS = {
+    "name": "WordNet 3.0 glosses and examples, and sentences from frames over its lemmas",
+    "licence": "WordNet 3.0 licence (permissive, with notice); frames: MIT, as this project",
+}
+_DEAD_SAMPLE = 1_000_000  # training tokens on which a feature must fire once not to be dead
+_CHUNK = 8192  # passages per file of activations
+_CHECKPOINT_STEPS = 500
+_NORM_BATCHES = 50  # batches from which the trainer estimates the norm, before its first step
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one autoencoder is trained; `coefficient` is k for topk, the L1 weight else."""
+
+    name: str
+    kind: Literal["topk", "standard"]
+    coefficient: float
+    n_samples: int
+    expansion: int = 8
+    learning_rate: float = 4e-4
+    batch_size: int = 4096
+    seed: int = 0
+
+
+_SHIPPED = (
+    Recipe("minilm-l4-topk", "topk", 32, 10_000_000),
+    Recipe("minilm-l4-l1", "standard", 2.3, 8_000_000),
+    Recipe("minilm-l4-dense", "standard", 0.0, 2_000_000),
+)
+RECIPES = {recipe.name: recipe for recipe in _SHIPPED}
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Token activations, float16 on disk; `held_out_source[i]` names the corpus part of row i."""
+
+    train: list[np.ndarray]
+    held_out: Float[np.ndarray, "tokens d"]
+    held_out_source: list[str]
+
+
+def collect_activations(
+    model: Any, hook: str, passages: list[Passage], *, folder: Path, batch_size: int = 128
+) -> Activations:
+    """Activations at `hook` of every token but the specials, one .npy per chunk of passages.
+
+    A chunk that is there is not computed again: `folder` must be this corpus' and hook's own.
+    """
+    train, held_out = ([p for p in passages if p.held_out == out] for out in (False, True))
+    if not train or not held_out:
+        raise UserError(
+            f"{len(passages)} passages leave {len(train)} to train on and {len(held_out)} held "
+            "out; give more text (a few hundred lines at least)"
+        )
+    chunks = [*(train[i : i + _CHUNK] for i in range(0, len(train), _CHUNK)), held_out]
+    paths = [folder / f"{i:04d}.npy" for i in range(len(chunks))]
+    for path, chunk in zip(paths, tqdm(chunks, desc="activations", unit="chunk"), strict=True):
+        if not path.is_file():
+            x = _chunk_activations(model, hook, chunk, batch_size)
+            with files.atomic_path(path) as temporary:
+                np.save(temporary, x)
+    arrays = [np.load(path, mmap_mode="r") for path in paths]
+    counts = [real.sum() for real in _tokens(model, held_out)[1]]
+    sources = np.repeat([p.source for p in held_out], counts).tolist()
+    return Activations(arrays[:-1], np.array(arrays[-1]), sources)
+
+
+def _tokens(model: Any, passages: list[Passage]) -> tuple[list[list[int]], list[np.ndarray]]:
+    """Each passage's token ids, and which of them are no specials."""
+    rows, offsets = encode_texts(model.tokenizer, [p.text for p in passages], max_length=128)
+    return rows, [np.array([end > start for start, end in row]) for row in offsets]
+
+
+def _chunk_activations(
+    model: Any, hook: str, passages: list[Passage], batch_size: int
+) -> Float[np.ndarray, "tokens d"]:
+    """Activations of the passages' tokens in reading order; passages of a length pass together."""
+    rows, real = _tokens(model, passages)
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    kept: dict[int, np.ndarray] = {}
+    for start in range(0, len(rows), batch_size):
+        chosen = by_length[start : start + batch_size]
+        ids, attention = pad([rows[i] for i in chosen], 0)
+        x = run_to_hook(model, ids, attention, hook).half().cpu().numpy()
+        kept |= {i: row[: len(real[i])][real[i]] for row, i in zip(x, chosen, strict=True)}
+    return np.concatenate([kept[i] for i in range(len(rows))])
+
+
+def collect_minilm(
+    model: Any, passages: list[Passage], *, work: Path, hook: str = HOOK
+) -> tuple[Path, Activations]:
+    """The embedded model's activations at `hook`, and the folder in `work` for it and this text."""
+    key = files.sha256_json([MINILM_SHA256, hook, _CHUNK, [p.text for p in passages]])[:16]
+    return work / key, collect_activations(model, hook, passages, folder=work / key / "activations")
+
+
+def shuffled_batches(
+    arrays: Sequence[np.ndarray], *, batch_size: int, seed: int, start: int = 0
+) -> Iterator[Tensor]:
+    """Endless batches in float32, each epoch in an order that the seed and the epoch fix.
+
+    Starts at batch number `start`, so a resumed run sees what an uninterrupted one would.
+    """
+    data = torch.cat([torch.from_numpy(np.array(a)) for a in arrays])
+    per_epoch = len(data) // batch_size
+    if not per_epoch:
+        raise UserError(f"{len(data)} tokens do not fill one batch of {batch_size}")
+    first_epoch, skipped = divmod(start, per_epoch)
+    for epoch in itertools.count(first_epoch):
+        generator = torch.Generator().manual_seed(seed * 10_007 + epoch)
+        order = torch.randperm(len(data), generator=generator)[: per_epoch * batch_size]
+        for rows in order.split(batch_size)[skipped if epoch == first_epoch else 0 :]:
+            yield data[rows].float()
+
+
+def sae_config(recipe: Recipe, *, d_in: int, metadata: dict[str, Any], device: str) -> Any:
+    """SAELens' configuration of the recipe's training."""
+    common = {
+        "d_in": d_in, "d_sae": recipe.expansion * d_in, "device": device,
+        "normalize_activations": "expected_average_only_in", "metadata": SAEMetadata(**metadata),
+    }  # fmt: skip
+    if recipe.kind == "topk":
+        return TopKTrainingSAEConfig(k=int(recipe.coefficient), **common)
+    warm_up = recipe.n_samples // recipe.batch_size // 20
+    return StandardTrainingSAEConfig(
+        l1_coefficient=recipe.coefficient, l1_warm_up_steps=warm_up, **common
+    )
+
+
+def train(
+    recipe: Recipe, activations: list[np.ndarray], *, metadata: dict[str, Any], checkpoints: Path,
+    device: str = "cpu", configure: Callable[..., Any] = sae_config,
+) -> Any:  # fmt: skip
+    """Train with SAELens' `SAETrainer`, resuming from the newest whole checkpoint.
+
+    `configure` takes what `sae_config` does, and gives a config whose class SAELens knows.
+    """
+    n_steps = recipe.n_samples // recipe.batch_size
+    trainer_config = SAETrainerConfig(
+        total_training_samples=n_steps * recipe.batch_size,
+        train_batch_size_samples=recipe.batch_size, lr=recipe.learning_rate,
+        lr_end=recipe.learning_rate / 10, lr_warm_up_steps=min(200, n_steps // 10),
+        lr_decay_steps=n_steps // 4, device=device, autocast=True, dead_feature_window=200,
+        feature_sampling_window=10**9,  # its log needs wandb; the card measures instead
+        n_checkpoints=max(1, n_steps // _CHECKPOINT_STEPS), checkpoint_path=str(checkpoints),
+        n_batches_for_norm_estimate=_NORM_BATCHES,
+    )  # fmt: skip
+    cfg = configure(recipe, d_in=activations[0].shape[1], metadata=metadata, device=device)
+    with seeded(recipe.seed, device=device):
+        sae = get_sae_training_class(cfg.architecture())[0](cfg)
+    trainer: SAETrainer[Any, Any] = SAETrainer(
+        cfg=trainer_config, sae=sae, data_provider=iter(()), save_checkpoint_fn=_mark_whole
+    )
+    start = 0
+    if whole := max(checkpoints.glob("*/whole"), key=lambda p: int(p.parent.name), default=None):
+        sae.load_weights_from_checkpoint(whole.parent)
+        trainer.load_trainer_state(whole.parent)
+        done = trainer.n_training_samples
+        trainer.checkpoint_thresholds = [n for n in trainer.checkpoint_thresholds if n > done]
+        start = _NORM_BATCHES + done // recipe.batch_size
+        logger.info("%s: resuming at %d samples", recipe.name, done)
+    trainer.data_provider = shuffled_batches(
+        activations, batch_size=recipe.batch_size, seed=recipe.seed, start=start
+    )
+    return trainer.fit()
+
+
+def _mark_whole(checkpoint_path: Path | None) -> None:
+    """Mark a checkpoint as completely written, and drop the older ones."""
+    assert checkpoint_path is not None
+    (checkpoint_path / "whole").touch()
+    for other in checkpoint_path.parent.iterdir():
+        if other != checkpoint_path:
+            shutil.rmtree(other)
+
+
+def read_back(sae: Any, *, device: str = "cpu") -> Any:
+    """The inference SAE of a training, as SAELens saves it and loads it again."""
+    with tempfile.TemporaryDirectory() as folder:
+        sae.save_inference_model(folder)
+        return SAE.load_from_disk(folder, device=device, dtype="float32").eval()
+
+
+@torch.no_grad()
+def fired(sae: Any, x: Float[Tensor, "tokens d"]) -> tuple[Bool[Tensor, " F"], float]:
+    """Which latents are active on any of these tokens, and how many are on average (L0)."""
+    ever, total = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=x.device), 0
+    for rows in x.split(8192):
+        active = sae.encode(rows) != 0
+        ever |= active.any(0)
+        total += int(active.sum())
+    return ever, total / len(x)
+
+
+def measure(
+    sae: Any, activations: Activations, concepts: dict[str, TokenActivations], *, device: str
+) -> dict[str, Any]:
+    """FVU on held-out text and on the concept prompts, mean L0, share of dead features."""
+    sae = sae.to(device)
+    ever, n_seen = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=device), 0
+    for chunk in activations.train:
+        if n_seen < _DEAD_SAMPLE:
+            x = torch.from_numpy(np.array(chunk[: _DEAD_SAMPLE - n_seen])).float().to(device)
+            ever, n_seen = ever | fired(sae, x)[0], n_seen + len(x)
+    held_out = torch.from_numpy(activations.held_out).float().to(device)
+    source = np.array(activations.held_out_source)
+    by_source = {str(s): held_out[torch.from_numpy(source == s)] for s in np.unique(source)}
+    return {
+        "fvu_held_out": fvu(sae, held_out),
+        "fvu_held_out_by_source": {name: fvu(sae, x) for name, x in by_source.items()},
+        "fvu_content": {name: fvu(sae, r.x.to(device)) for name, r in concepts.items()},
+        "fvu_entity": {name: fvu(sae, r.at("entity").x.to(device)) for name, r in concepts.items()},
+        "l0_held_out": fired(sae, held_out)[1],
+        "dead_share": 1 - ever.float().mean().item(),
+        "n_tokens_held_out": len(held_out),
+        "n_tokens_for_dead_share": n_seen,
+    }
+
+
+def save(
+    sae: Any, recipe: Recipe, folder: Path, *, corpus: dict[str, str],
+    fit: Callable[[Any], dict[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    """Save float16 weights and configuration in SAELens' format, and the card of what was saved.
+
+    `fit` measures the SAE as it was read back from the saved files, rounding included.
+    """
+    with files.atomic_folder(folder) as new:
+        weights, cfg_path = sae.save_inference_model(new)
+        save_file({name: w.half().contiguous() for name, w in load_file(weights).items()}, weights)
+        config = files.read_json(cfg_path) | {"device": "cpu", "dtype": "float32"}
+        files.write_json(cfg_path, config)
+        card = {
+            "name": recipe.name, "recipe": asdict(recipe),
+            "trainer": f"sae-lens {__version__} SAETrainer, bfloat16 autocast",
+            "hook": named(sae, "hook_name"), "corpus": corpus, "stored_dtype": "float16",
+            "sha256": files.sha256_file(weights),
+            "fit": fit(SAE.load_from_disk(new, dtype="float32").eval()),
+        }  # fmt: skip
+        files.write_json(new / CARD_FILE, card)
+    return card
+
+
+def train_shipped(
+    names: Iterable[str] = (), *, work: Path, out: Path, text: Path | None = None,
+    wordnet: Path = WORDNET_DIR, device: str = "cpu", max_samples: int | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train the shipped autoencoders (all, or those named) into `out`, resuming in `work`."""
+    chosen = [RECIPES[choose("recipe", name, RECIPES)] for name in names or RECIPES]
+    corpus = CORPUS
+    if text is None:
+        passages = embedded_passages(n_frame_sentences=N_FRAME_SENTENCES, wordnet=wordnet)
+    else:
+        passages = user_passages(text)
+        corpus = {"name": text.name, "sha256": files.sha256_file(text), "licence": "its owner's"}
+    model = load_model("minilm", device=device)
+    folder, activations = collect_minilm(model, passages, work=work)
+    concepts = {name: read_concept(model, c, HOOK) for name, c in load_concepts().items()}
+    cards = []
+    for recipe in chosen:
+        if max_samples is not None:
+            recipe = replace(recipe, n_samples=min(recipe.n_samples, max_samples))
+        run = folder / f"{recipe.name}-{files.sha256_json(asdict(recipe))[:12]}"
+        sae = train(recipe, activations.train, metadata=METADATA, checkpoints=run, device=device)
+        fit = partial(measure, activations=activations, concepts=concepts, device=device)
+        cards.append(save(sae, recipe, out / recipe.name, corpus=corpus, fit=fit))
+        logger.info("%s: %s", recipe.name, cards[-1]["fit"])
+    return cards
