@@ -48,13 +48,12 @@ from saerepgeo_lib.plots import (
     plot_variability,
     with_intervals,
 )
-from saerepgeo_lib.rank import certified_table, summarise, variability
+from saerepgeo_lib.rank import summarise, variability
 from saerepgeo_lib.studies import (
     CarryOver,
     OverTrainings,
     SteeringExperiment,
     accuracy_with,
-    case1,
     case3,
     cases_of,
     ceiling_text,
@@ -67,6 +66,7 @@ from saerepgeo_lib.studies import (
     load_vision,
     nothing_learned,
     plot_patches,
+    rank_claims,
     rank_verdict_text,
     read_study,
     reported_against_found,
@@ -174,12 +174,12 @@ Markdown("; ".join(f"{label} {share:.1%}" for label, share in dead.items()) + ".
 
 # %%
 with record.stage("case 1"):
-    swept, ranks, claims1 = case1(acts, seeds=record.seeds)
-rule, mode = "relative", 3
-certified = certified_table(swept)
+    profile = srg.rank_profile(acts, seeds=record.seeds)
+    claims1 = rank_claims([profile], sparse=model.sparse)
+rule, mode, ranks = profile.rule, profile.mode, profile.ranks
 
 # %% mystnb={"image": {"alt": "Rank against noise level for the residual stream, two sparse autoencoders, the dense one, random encoders and permuted latents, on a vision transformer.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in vision, as in Case 1. Lines: mean over seeds; bands: range; solid where the rank is certified.", "name": "vision-profiles"}}
-plot_profiles({concept.name: ranks}, {concept.name: certified}, rule=rule, mode=mode)
+plot_profiles({concept.name: ranks}, {concept.name: profile.certified}, rule=rule, mode=mode)
 
 # %% mystnb={"image": {"alt": "Relative range of the rank profile by representation, one dot a seed, on a vision transformer.", "classes": "dark-light"}, "figure": {"caption": "How much each rank varies, one dot a seed.", "name": "vision-variability"}}
 spread = {concept.name: variability(ranks, rule=rule)}
@@ -193,7 +193,7 @@ display(Markdown(rank_verdict_text(claims1)))
 # The residual stream has fewer dimensions than there are tokens, so its clean rank stands at its ceiling and leaves nothing to exceed:
 
 # %%
-Markdown(ceiling_text({concept.name: swept}, {concept.name: ranks}, rule=rule, mode=mode))
+Markdown(ceiling_text({concept.name: profile.sweep}, {concept.name: ranks}, rule=rule, mode=mode))
 
 # %% [markdown]
 # As in language, a varying rank is no sign of strata by itself: a claim stands only beside its nulls, and

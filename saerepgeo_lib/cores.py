@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """Torch computes in one thread inside, so it rounds the same; yields how many it had before."""
+    """One thread for torch, so that rounding does not hang on cores; yields how many it had."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -49,7 +49,7 @@ def test_the_same_residual_has_no_effect_zeros_have_one_and_a_change_its_own_pro
 
 
 def test_a_replacement_of_another_shape_is_refused(days, unchecked):
-    with pytest.raises(UserError, match="one row a token"):
+    with pytest.raises(UserError, match="one row per token"):
         downstream.outputs(days, days.x[:3])
 
 

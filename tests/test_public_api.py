@@ -44,11 +44,13 @@ def result(request, acts):
     return getattr(srg, request.param)(acts, **SMALL[request.param])
 
 
-def test_a_result_is_frozen_and_says_in_words_and_a_table_what_was_found(result):
+def test_a_result_is_frozen_and_says_in_words_and_a_table_what_was_found(result, acts):
     with pytest.raises(FrozenInstanceError):
         setattr(result, fields(result)[0].name, None)
     assert isinstance(result.table, pd.DataFrame) and len(result.table)
     words = repr(result)
+    assert repr(acts) == f"TokenActivations of months: {len(acts)} tokens of 384 dimensions"
+    assert "TopK SAE" in repr(acts.source) and len(repr(acts.source)) < 200
     assert type(result).__name__ in words and "months" in words and len(words.splitlines()) <= 2
 
 
@@ -66,6 +68,15 @@ def test_objects_of_ones_own_go_straight_in(acts):
     assert profile.sweep.labels == ("residual", "mine", "random mine", "permuted mine")
     same = srg.rank_profile(acts, saes={"mine": sae}, **SMALL["rank_profile"])
     assert same.ranks.equals(profile.ranks)
+
+
+def test_labels_that_a_control_would_share_are_refused(acts):
+    model, sae = acts.source.model, acts.source.saes["TopK SAE"]
+    with pytest.raises(srg.UserError, match="numbers draws"):
+        srg.ModelWithSAEs(model, {"mine #1": sae})
+    for labels in (("residual",), ("mine", "random mine"), ("mine", "permuted mine")):
+        with pytest.raises(srg.UserError, match=f"would be named .*{labels[-1]}"):
+            srg.rank_profile(acts, saes=dict.fromkeys(labels, sae))
 
 
 def test_the_defaults_are_those_of_the_page():

@@ -176,7 +176,7 @@ def test_steepest_is_the_slope_of_the_error_along_a_small_push():
 
 def test_users_mistakes_are_named(small_sae, unchecked):
     x = drawn(12, 8)
-    refused("one a token", ClusteredLatents.of, small_sae, x, np.zeros(3, dtype=int))
+    refused("one per token", ClusteredLatents.of, small_sae, x, np.zeros(3, dtype=int))
     refused(
         "at least 2 clusters, got 1", ClusteredLatents.of, small_sae, x, np.zeros(12, dtype=int)
     )

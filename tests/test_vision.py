@@ -20,7 +20,9 @@ from saerepgeo_lib.files import data_dir, read_json, sha256_file, write_json
 from saerepgeo_lib.stats.claims import Claim
 from saerepgeo_lib.stats.estimates import Estimate
 from saerepgeo_lib.steering.downstream import replaced
+from saerepgeo_lib.studies.case1_verdict import rank_claims
 from saerepgeo_lib.studies.compare_geometry import compare_geometry
+from saerepgeo_lib.studies.rank_profile import rank_profile
 from saerepgeo_lib.studies.steering_experiment import (
     NOTHING,
     SteeringExperiment,
@@ -178,8 +180,9 @@ def test_what_is_stored_comes_back_to_half_precision_and_nothing_else(tmp_path):
 def test_the_cases_run_on_a_vision_model(acts):
     """Their own functions, on 30 or 60 images. Nothing is learned, so no verdict is asked."""
     small = acts.rows(acts.prompt < 30)
-    swept, _, claims = cases.case1(small, seeds=[0, 1])
-    assert swept.tensor_shape == (30, 2)
+    profile = rank_profile(small, seeds=[0, 1])
+    claims = rank_claims([profile], sparse=small.source.sparse)
+    assert profile.sweep.tensor_shape == (30, 2)
     assert {c.id for c in claims} == {"case1-rank-varies", "case1-beyond-nulls", "case1-stratified"}
     geometry = compare_geometry(small, n_groups=3, n_random=1)
     means = geometry.table.query("measure == 'AEDP of entities'")["value"]

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _KINDS = {"standard": "L1-ReLU", "topk": "TopK", "jumprelu": "JumpReLU"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class ModelWithSAEs:
     """A model and its autoencoders by label, all at one hook; your own objects go straight in.
 
@@ -37,6 +37,8 @@ class ModelWithSAEs:
     def __post_init__(self) -> None:
         if not self.saes:
             raise UserError("give at least one autoencoder: {label: SAE}")
+        if numbered := [label for label in self.saes if " #" in label]:
+            raise UserError(f"' #' numbers draws of random SAEs; give other labels for {numbered}")
         width = self.model.cfg.d_model
         for label, sae in self.saes.items():
             if sae.cfg.d_in != width:
@@ -50,6 +52,10 @@ class ModelWithSAEs:
             self.saes, "use of a BOS token", lambda sae: sae.cfg.metadata.prepend_bos is not False
         )
         object.__setattr__(self, "prepend_bos", reads_bos)
+
+    def __repr__(self) -> str:
+        name = self.model.cfg.model_name
+        return f"ModelWithSAEs: {name} at {self.hook} with {', '.join(self.saes)}"
 
     @property
     def sparse(self) -> list[str]:

@@ -19,7 +19,7 @@ from saerepgeo_lib.errors import UserError, choose
 Positions = Literal["content", "entity"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class TokenActivations:
     """The residual stream `x` at the tokens that count, one row per token in reading order.
 
@@ -37,6 +37,10 @@ class TokenActivations:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __repr__(self) -> str:
+        of = self.concept.name if self.concept else "no named concept"
+        return f"TokenActivations of {of}: {len(self)} tokens of {self.x.shape[1]} dimensions"
 
     def rows(self, keep: Bool[Tensor, " tokens"] | Int[Tensor, " kept"]) -> "TokenActivations":
         """Some of the tokens: a mask, or indices."""
@@ -93,7 +97,8 @@ class TokenActivations:
     @property
     def words(self) -> tuple[str, ...]:
         """The tokens as the model's tokenizer writes them."""
-        assert self.tokens is not None and self.source is not None
+        if self.tokens is None or self.source is None:
+            raise UserError("words are known of activations that a ModelWithSAEs gave only")
         ids = self.tokens.ids[self.prompt, self.position].tolist()
         return tuple(self.source.model.tokenizer.convert_ids_to_tokens(ids))
 
@@ -107,7 +112,7 @@ def read_concept(
 ) -> TokenActivations:
     """One forward pass over a concept's prompts: the activations at `hook`.
 
-    A model that reads no text has in the tokenizer's place an object with `read_concept`.
+    Instead of a tokenizer, a model that reads no text has an object with `read_concept`.
     """
     if read := getattr(model.tokenizer, "read_concept", None):
         tokens: Tokens = read(concept)

@@ -73,8 +73,8 @@ class Record:
         """The record of a page, from its variables (`globals()`).
 
         Its parameters are the annotated ones; seeds are those given, else `seed` and the next
-        `n_seeds`, if the page has them. The device is the best for the page's `device`, which is no
-        parameter of the results. Raises UserError for values that the page could not use.
+        `n_seeds`, if the page has them. The page's `device` chooses where to compute, and is not
+        kept among the parameters. Raises UserError for values that the page could not use.
         """
         given = {name: page[name] for name in page.get("__annotations__", {})}
         check_limits(notebook, given)

@@ -26,7 +26,7 @@ _REPRESENTATIONS = {
 
 
 def house_style() -> None:
-    """House style: opaque white background, readable at phone width. Call once a notebook."""
+    """House style: opaque white background, readable at phone width. Call once per notebook."""
     mpl.rc("figure", facecolor="white", dpi=110)
     mpl.rc("savefig", facecolor="white")
     mpl.rc("font", size=11)

@@ -115,11 +115,14 @@ def sweep(
         raise UserError("give at least one seed (and two or more for an interval)")
     for label in sparse:
         choose("sparse SAE", label, saes)
+    labels = (RESIDUAL, *saes, *map(randomized, sparse), *map(permuted, sparse))
+    if taken := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(f"two representations would be named {', '.join(taken)}; rename the SAEs")
     rows = aligned_rows(acts, max_slots=max_slots)
     x = acts.x[rows.flatten()]
     sigma = rms(acts.x) if scaling == "relative" else 1.0
     result = Sweep(levels, seeds, sigma, (rows.shape[0], rows.shape[1]))
-    for label in (RESIDUAL, *saes, *map(randomized, sparse), *map(permuted, sparse)):
+    for label in labels:
         result.make_room(label)
     total = len(result.labels) * len(seeds)
     with workers() as pool, tqdm(total=total, desc=description, leave=False) as bar:

@@ -71,21 +71,21 @@ def summarise(ranks: pd.DataFrame) -> pd.DataFrame:
 
 
 def active_table(sweeps: Mapping[str, Sweep]) -> pd.DataFrame:
-    """Features in use at any level (most of any seed), and without and with most noise (means).
+    """Features in use: at any level (the most of any seed), without noise, and with the most noise.
 
     Columns concept, label, tokens, any level, no noise, most noise, L0 no noise, L0 most noise;
     no rows for permuted latents, which have the counts of their SAE.
     """
     rows = []
     for concept, result in sweeps.items():
-        for label in result.labels:
+        nulls = set(map(permuted, result.labels))
+        for label in (label for label in result.labels if label not in nulls):
             row: dict[str, Any] = {"concept": concept, "label": label}
             row["any level"], row["tokens"] = result.shapes[label, 3]
             for of, counts in (("", result.active[label]), ("L0 ", result.l0[label])):
                 row |= {f"{of}no noise": counts[0].mean(), f"{of}most noise": counts[-1].mean()}
             rows.append(row)
-    table = pd.DataFrame(rows)
-    return table[~table["label"].str.startswith(permuted(""))]
+    return pd.DataFrame(rows)
 
 
 def variability(ranks: pd.DataFrame, *, rule: str | None = None) -> pd.DataFrame:

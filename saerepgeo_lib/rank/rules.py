@@ -1,4 +1,4 @@
-"""Rank rules on descending singular values, each with the tolerance it used. Of zeros all are 0."""
+"""Rank rules on descending singular values, with the tolerance of each; zeros have rank 0."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

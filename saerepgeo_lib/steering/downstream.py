@@ -56,7 +56,7 @@ def outputs(
     """
     if replacement is not None and replacement.shape != acts.x.shape:
         raise UserError(
-            f"expected a replacement of shape {tuple(acts.x.shape)}, one row a token, "
+            f"expected a replacement of shape {tuple(acts.x.shape)}, one row per token, "
             f"got {tuple(replacement.shape)}"
         )
     model, tokens = acts.source.model, acts.tokens

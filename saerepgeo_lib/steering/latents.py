@@ -95,7 +95,7 @@ class ClusteredLatents:
         that is not affine.
         """
         if labels.shape != (len(x),):
-            raise UserError(f"expected {len(x)} labels, one a token, got {labels.shape}")
+            raise UserError(f"expected {len(x)} labels, one per token, got {labels.shape}")
         latents = encode(sae, x)
         z, features = float64(latents.values), latents.features
         numbered = _numbered(torch.as_tensor(labels, device=z.device).long())

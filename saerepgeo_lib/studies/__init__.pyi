@@ -67,7 +67,6 @@ from .vision.carry_over import (
 from .vision.cases import (
     OverTrainings,
     accuracy_with,
-    case1,
     case3,
 )
 from .vision.digits import (
@@ -89,7 +88,6 @@ __all__ = [
     "SteeringExperiment",
     "accuracy_with",
     "authors_table",
-    "case1",
     "case3",
     "cases_of",
     "ceiling_text",

@@ -35,8 +35,8 @@ def compare_spaces(samples: pd.DataFrame, acts: TokenActivations) -> pd.DataFram
     "claimed" or "opposite" if the difference has that sign with its 95 % interval and p <= 0.05,
     else "undecided"; "cannot be tested" with a note if there is no interval, or nothing to merge.
     """
-    assert acts.concept is not None
     tokens = "entity" if acts.in_entity.all() else "content"
+    concept = acts.concept.name if acts.concept else "tokens"
     labels, sparse = list(samples["space"].unique()), acts.source.sparse
     known = [RESIDUAL, *sparse, *map(randomized, sparse)]
     dense = {label: "dense" for label in labels if label not in known}
@@ -44,7 +44,7 @@ def compare_spaces(samples: pd.DataFrame, acts: TokenActivations) -> pd.DataFram
     for (claim, measure, sign), sae in itertools.product(DIRECTIONS, sparse):
         kinds = {RESIDUAL: "residual", randomized(sae): "random"} | dense
         for other in (label for label in kinds if label in labels):
-            case = {"concept": acts.concept.name, "tokens": tokens, "SAE": sae, "other": other}
+            case = {"concept": concept, "tokens": tokens, "SAE": sae, "other": other}
             case |= {"kind": kinds[other], "claim": claim, "measure": measure, "sign": sign}
             rows.append(case | _difference(samples, measure, sae, other, sign))
     return pd.DataFrame(rows)
@@ -119,7 +119,7 @@ def geometry_agreement(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def geometry_verdict_text(agreed: pd.DataFrame) -> str:
-    """The agreement table in words (Markdown), a line a measure."""
+    """The agreement table in words (Markdown), a line per measure."""
     words = {
         "case2-dimension-up": "Local dimensionality rises",
         "case2-substructure-up": "Substructure rises",

@@ -63,12 +63,12 @@ def dose_response(
 ) -> DoseResponse:  # fmt: skip
     """Case 3: push local representations apart and together, and read off the error.
 
-    `saes` by label are those of `acts.source` unless given. At each ratio of AEDP in `doses` (1
-    among them) along each of `paths` (`steering.dose_response.PATHS`); the local representations
-    are "clusters" of at least `min_cluster_size` tokens, or the "entities". Bands resample prompts,
-    intervals leave out one of `n_groups` groups of sentence frames at a time; a search takes
-    `n_steps`. Raises UserError for activations without SAEs, for fewer than 2 clusters or 3 frames,
-    and for values that are not valid.
+    `saes` by label are those of `acts.source` unless given. Every one of `paths` (see
+    `steering.dose_response.PATHS`) is followed to every ratio of AEDP in `doses`, 1 among them. The
+    local representations are "clusters" of at least `min_cluster_size` tokens, or the "entities".
+    Bands resample prompts, intervals leave out one of `n_groups` groups of sentence frames at a
+    time; a search takes `n_steps`. Raises UserError for activations without SAEs, for fewer than 2
+    clusters or 3 frames, and for values that are not valid.
     """
     saes = getattr(acts.source, "saes", None) if saes is None else saes
     if not saes or acts.concept is None:

@@ -135,8 +135,8 @@ def summary(latents: ClusteredLatents, paths: Sequence[Path]) -> pd.DataFrame:
 class SteeringExperiment:
     """Case 3 over several concepts and SAEs; each table is computed when it is first asked for.
 
-    Shrinkage is measured of all `cases`; steered are those of SAEs proper, and of the control
-    `NOTHING` the first. Intervals leave out one of `n_groups` groups of sentence frames at a time.
+    Shrinkage is measured for all `cases`. Steering takes the SAEs proper, and the first case of the
+    control `NOTHING`. Intervals leave out one of `n_groups` groups of sentence frames at a time.
     Tables have columns concept and SAE, and those of the function that is named.
     """
 
@@ -233,12 +233,12 @@ class SteeringExperiment:
 
     @property
     def responses(self) -> pd.DataFrame:
-        """Those of SAEs that learned something."""
+        """The doses of SAEs that learned something: without the control."""
         return self.dose_response[self.dose_response["SAE"] != NOTHING]
 
     @cached_property
     def shrinkage_changed(self) -> pd.DataFrame:
-        """Those with the decoder rescaled, so that a column shrinkage is taken away or planted."""
+        """Doses of 1 and 1.2 after rescaling the decoder: `shrinkage` is taken away, or planted."""
         parts = []
         for shrinkage, optimum, least in ((TAKEN, 1.0, [LEAST["valid"]]), (PLANTED, 1.2, [])):
             paths = [path for path in (PUSH["valid"], *least) if path in self.dose_paths]

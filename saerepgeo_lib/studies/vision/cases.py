@@ -1,7 +1,6 @@
 """The three cases on a vision model, by the functions of their pages: once, and over trainings."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,14 +16,14 @@ from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.plots.panels import axes_grid, legend_below, named_rows
 from saerepgeo_lib.plots.style import looks_of
-from saerepgeo_lib.rank.noise_sweep import Sweep, sweep
-from saerepgeo_lib.rank.profiles import ceilings, rank_table
 from saerepgeo_lib.stats.claims import Claim, case_in_words
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.steering.downstream import replaced
-from saerepgeo_lib.studies import case1_verdict, case3_verdict
+from saerepgeo_lib.studies import case3_verdict
+from saerepgeo_lib.studies.case1_verdict import MIN_SEEDS, rank_claims
 from saerepgeo_lib.studies.case2_verdict import geometry_claims
 from saerepgeo_lib.studies.compare_geometry import compare_geometry
+from saerepgeo_lib.studies.rank_profile import rank_profile
 from saerepgeo_lib.studies.steering_experiment import Grouping, SteeringExperiment, cases_of
 from saerepgeo_lib.studies.study import Study
 from saerepgeo_lib.studies.vision.carry_over import DRAWN
@@ -32,21 +31,8 @@ from saerepgeo_lib.studies.vision.digits import classify, digits, digits_concept
 from saerepgeo_lib.studies.vision.training import VitRecipe, make, vision_cards
 
 Tables = dict[str, pd.DataFrame]
-RULE, MODE = "relative", 3  # of Case 1's page
 N_GROUPS = 6  # of images, for intervals
-_NAME = "digits"  # of the concept
 _OF_INTERVALS = ("low", "high", "p", "n")
-
-
-def case1(
-    acts: TokenActivations, *, seeds: Sequence[int]
-) -> tuple[Sweep, pd.DataFrame, list[Claim]]:
-    """Case 1 as on its page: the sweep, its ranks and the findings."""
-    saes, sparse = acts.source.saes, acts.source.sparse
-    swept = sweep(acts, saes, sparse=sparse, seeds=seeds, max_slots=2, description=_NAME)
-    ranks, bounds = rank_table(swept), ceilings(swept, mode=MODE)
-    claims = case1_verdict.judge(ranks, bounds, concept=_NAME, rule=RULE, mode=MODE, sparse=sparse)
-    return swept, ranks, claims
 
 
 def case3(
@@ -102,9 +88,10 @@ def measure_training(point: Training, *, work: Path, device: str = "cpu") -> dic
     with one_thread():
         model = make(folder, vit=VitRecipe(seed=seed), work=work / "vision", device=device)
         acts = model.activations(digits_concept(digits(seed)))
+        profile = rank_profile(acts, seeds=range(seed, seed + MIN_SEEDS))
         geometry = compare_geometry(acts, n_random=1, **options)
         claims = [
-            *case1(acts, seeds=range(seed, seed + case1_verdict.MIN_SEEDS))[-1],
+            *rank_claims([profile], sparse=acts.source.sparse),
             *geometry_claims(pd.concat([geometry.compared, geometry.entities.compared])),
             *case3(acts, n_bootstrap=40, **options)[-1],
         ]
