@@ -63,9 +63,12 @@ def test_counts_stand_apart_for_each_label_and_say_what_is_the_opposite(two_clai
         claim("A", "does not hold", **days), claim("", "holds"), claim("A", "holds", **own),
     ]  # fmt: skip
     assert found_in_words("up", claims).split("<br>") == [
-        "*A*: holds in 1 of 4; does not hold in 3 of 4 (the opposite in 1)",
-        "*error own*: holds in 2 of 2", "*all together*: holds in 1 of 1",
+        "*A*: holds in 2 of 5; does not hold in 3 of 5 (the opposite in 1)",
+        "*B*: holds in 1 of 1", "*all together*: holds in 1 of 1",
     ]  # fmt: skip
+    two_claims["up"]["counted by"] = "condition"
+    assert "*error own*: holds in 2 of 2" in found_in_words("up", claims)
+    del two_claims["up"]["counted by"]
     two_claims["up"]["direction"] = "below"
     assert "opposite" not in found_in_words("up", claims)
     claims[2] |= {"low": 1, "high": 2}

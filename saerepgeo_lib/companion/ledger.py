@@ -55,16 +55,14 @@ def found_on(page: Page) -> list[dict[str, str]]:
 
 
 def found_in_words(id: str, findings: Iterable[Finding]) -> str:
-    """The verdicts on one claim, counted for each autoencoder (or measure of the error).
+    """The verdicts on one claim, counted for each autoencoder, or what else it is "counted by".
 
     How often the opposite was found is said of claims with a direction.
     """
     by_name: dict[str, list[Finding]] = {}
-    for finding in findings:
-        if finding["id"] == id:
-            by_error = finding["condition"].startswith("error ")  # the same case by two measures
-            name = finding["condition"] if by_error else finding["autoencoder"] or "all together"
-            by_name.setdefault(name, []).append(finding)
+    key = paper_claims()[id].get("counted by", "autoencoder")
+    for finding in (finding for finding in findings if finding["id"] == id):
+        by_name.setdefault(finding[key] or "all together", []).append(finding)
     return "<br>".join(
         f"*{plain(name)}*: {verdicts_in_words([finding['verdict'] for finding in group])}"
         + _opposite(group, paper_claims()[id].get("direction"))

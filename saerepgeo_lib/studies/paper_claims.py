@@ -14,7 +14,8 @@ def paper_claims() -> dict[str, dict[str, str]]:
     """The claims under test by id, from `data/paper_claims.json`.
 
     Each has its case, a title, the statement in our words, the tag of METHOD that says whose it
-    is, what is reported, and the notebook (page) and heading (section) that show what was found.
+    is, what is reported, and the notebook (page) and heading (section) that show what was found;
+    some the side of 0 that they are about (direction), or the field by which findings are counted.
     """
     claims: dict[str, dict[str, str]] = read_json(data_dir() / "paper_claims.json")
     return claims
