@@ -53,9 +53,7 @@ house_style()
 
 # %% tags=["parameters"]
 table: str = ""  # a table made by `saerepgeo collect`; empty: the one that comes with the book
-by: str = (
-    "preset"  # compare by this column: preset, model, hook, concept or any parameter of the runs
-)
+by: str = "preset"  # compare by preset, model, hook, concept or any parameter of the runs
 claim: str = "case3-separability-helps"  # the claim that is shown close up
 
 # %% [markdown]

@@ -46,15 +46,11 @@ from saerepgeo_lib.plots import house_style
 house_style()
 
 # %% tags=["parameters"]
-preset: str = (
-    "minilm"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEASE:ID, or a folder
-)
+preset: str = "minilm"  # gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEASE:ID, or a folder
 model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
 hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
-concept: str = (
-    "months,days,elements"  # concepts whose residual vectors give mean, spread, directions
-)
+concept: str = "months,days,elements"  # their residual vectors give mean, spread, directions
 draws: int = 7  # planted data sets of each kind and shape, at least 2 (7 for the verdict)
 n_points: int = 96  # points a data set; a quarter of them on each stratum
 score: str = "relative 0.01 range"  # the score that the verdict is about

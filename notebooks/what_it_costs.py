@@ -56,9 +56,7 @@ house_style()
 # ## Parameters
 
 # %% tags=["parameters"]
-measured: str = (
-    ""  # tables made by `python -m benchmarks.page`; empty: those that come with the book
-)
+measured: str = ""  # tables made by `python -m benchmarks.page`; empty: those of the book
 
 # %% tags=["hide-input"]
 record = Record.start("what_it_costs", globals())

@@ -18,7 +18,8 @@ def test_each_claim_says_whose_it_is_and_what_is_reported():
     for id, known in paper_claims().items():
         fields = {"case", "title", "tag", "statement", "reported", "page", "section",
                   "interval"}  # fmt: skip
-        assert fields <= set(known) <= fields | {"direction", "note"}, id
+        assert fields <= set(known) <= fields | {"direction", "note", "counted by"}, id
+        assert known.get("counted by", "condition") == "condition"
         assert known.get("direction", "above") in ("above", "below")
         assert known["tag"] in tags
         assert (known["reported"] == "nothing: asked here") == (known["tag"] == "ours"), id
