@@ -142,7 +142,7 @@ with record.stage("auc"):
     aucs = synthetic.auc_table(scores)
 record.tables["auc"] = aucs
 
-# %% mystnb={"image": {"alt": "In the book's run: AUC with intervals of every score for strata against three kinds of smooth data. Against data of the same covariance and of the same mean dimension, the ranges of the relative and of the effective rank separate almost perfectly in the SAEs and as well in a random encoder. Against smooth data of the lowest dimension they have AUC 0. The MLE spread is near 1 in all panels in the TopK SAE and in the residual stream.", "classes": "dark-light"}, "figure": {"caption": "AUC of every score, mean over both shapes; bars: 95 % intervals. The permutation range is taken of the SAEs only.", "name": "aucs"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the book's run: AUC with intervals of every score for strata against three kinds of smooth data. Against data of the same covariance and of the same mean dimension, the ranges of the relative and of the effective rank separate almost perfectly in the SAEs and as well in a random encoder. Against smooth data of the lowest dimension they have AUC 0. The MLE spread is near 1 in all panels in the TopK SAE and in the residual stream.", "classes": "dark-light"}, "figure": {"caption": "AUC of every score, mean over both shapes; bars: 95 % intervals. The permutation range is taken of the SAEs only.", "name": "aucs"}}
 random = f"random {sparse[0]}"
 plots.plot_forests(
     aucs[(aucs["shape"] == "both") & aucs["representation"].isin(["residual", *sparse, random])],
@@ -164,7 +164,7 @@ plots.plot_rocs(scores, sparse[0], selected)
 # The distributions behind these areas say more than the areas do.
 
 
-# %% mystnb={"image": {"alt": "In the book's run: relative range of every planted set in the residual stream, the TopK SAE and its random encoder. In the encoders, lines and circles score highest by far, the strata come second, and smooth data of dimension 4 or of the strata's covariance lowest; the order is that of complexity.", "classes": "dark-light"}, "figure": {"caption": "The verdict's score of every planted set, a dot a set.", "name": "score-distributions"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the book's run: relative range of every planted set in the residual stream, the TopK SAE and its random encoder. In the encoders, lines and circles score highest by far, the strata come second, and smooth data of dimension 4 or of the strata's covariance lowest; the order is that of complexity.", "classes": "dark-light"}, "figure": {"caption": "The verdict's score of every planted set, a dot a set.", "name": "score-distributions"}}
 def distributions(score):
     shown = scores["representation"].isin(["residual", sparse[0], random])
     return plots.plot_forests(

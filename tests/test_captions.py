@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from saerepgeo_lib.companion.records import read_record
+from saerepgeo_lib.files import read_json
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.studies.steering_experiment import NOTHING
 
@@ -161,3 +162,12 @@ def test_what_a_page_says_of_the_books_run_is_so(page, words):
     record = read_record(ROOT / "_build" / "stage" / "executed" / f"{page}.record.json")
     tables = {name: pd.DataFrame(table) for name, table in record["tables"].items()}
     assert SAID[page, words](tables)
+
+
+def test_no_page_shows_a_warning_or_what_a_process_says():
+    executed = sorted((ROOT / "_build" / "stage" / "executed").glob("*.ipynb"))
+    if not executed:
+        pytest.skip("the book is not built: run 'make book'")
+    for path in executed:
+        outputs = [out for cell in read_json(path)["cells"] for out in cell.get("outputs", [])]
+        assert [out["text"] for out in outputs if out["output_type"] == "stream"] == [], path.name

@@ -4,6 +4,7 @@ import ast
 import itertools
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,10 @@ def test_noise_behind_a_linear_map_is_that_map_of_the_noise():
         assert measured.pop(name) == pytest.approx(float((3 * noise)[where].std()))
     assert measured == theory.noise_aware_ranks(3 * (x + noise), std)
     assert measured["Gavish-Donoho"] == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nothing = theory.noise_behind(lambda z: z, torch.zeros_like(x), noise)[0]
+    assert np.isnan(nothing["noise std where clean value > 0"]) and nothing["elsewhere"] > 0
 
 
 def test_changes_of_rank_under_noise_by_hand():

@@ -77,15 +77,20 @@ def noise_behind(
 ) -> tuple[dict[str, float], Float[np.ndarray, " k"]]:
     """What becomes of noise on x behind a representation, such as an encoder.
 
-    The noise-aware ranks, told the root mean square of what arrives, and measures of that noise;
-    and the spectrum of the noisy representation over the edge of white noise of that size.
+    The noise-aware ranks, told the root mean square of what arrives, and measures of that noise
+    (NaN for fewer than two values); and the spectrum of the noisy representation over the edge of
+    white noise of that size.
     """
     clean, noisy = represent(x), represent(x + noise)
     error = noisy - clean
     std = error.square().mean().sqrt().item()
     edge = std * float(sum(np.sqrt(noisy.shape)))
-    measured = {"noise std where clean value > 0": error[clean > 0].std().item(),
-                "elsewhere": error[clean <= 0].std().item(),
+
+    def spread(values: Tensor) -> float:
+        return values.std().item() if len(values) > 1 else np.nan
+
+    measured = {"noise std where clean value > 0": spread(error[clean > 0]),
+                "elsewhere": spread(error[clean <= 0]),
                 "largest s / edge of white noise": float(spectrum(error)[0]) / edge}  # fmt: skip
     return noise_aware_ranks(noisy, std) | measured, spectrum(noisy) / edge
 
