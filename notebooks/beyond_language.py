@@ -18,14 +18,12 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%

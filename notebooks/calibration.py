@@ -3,15 +3,12 @@
 #
 # Every number of the three cases comes out of an estimator: a rank rule, a dimension, a count of
 # clusters, a distance between arrangements, a p-value. An estimator always returns something. On
-# this page each of them is tried on data whose answer is known.
-#
-# On this page you will see
+# this page each of them is tried on data whose answer is known. You will see
 #
 # - bias and spread of each estimator over sample size, dimension and noise;
 # - the region in which each may be trusted, marked by a frame;
 # - the false-positive rate of every test on data in which there is nothing to find;
-# - a table that leads from each number of the cases to its estimator, and from there to its
-#   calibration.
+# - a table that leads from each number of the cases to its estimator, and from there to its calibration.
 #
 # No model is loaded. `replicates` and `null_draws` make the page as thorough as you like.
 # **Whose is what?** All of it is `[ours]`; the estimators are the field's.
@@ -21,14 +18,12 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
@@ -39,11 +34,10 @@ from scipy import stats
 
 from saerepgeo_lib import plots, synthetic
 from saerepgeo_lib.companion import Record
-from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.synthetic import calibrate, trusted
 
 # %matplotlib inline
-house_style()
+plots.house_style()
 
 # %% tags=["parameters"]
 replicates: int = 10  # data sets a setting, at least 4 (dimensions take twice as many)
@@ -188,13 +182,11 @@ for name, rows in components.groupby("estimator", sort=False):
 # %%
 single = components[components["pieces"] == 1].groupby("estimator")["exact"].mean()
 assert single["HDBSCAN"] < 0.5 < single["H0 persistence"]
-display(
-    Markdown(
-        f"**HDBSCAN does not answer one.** On data in one piece it is right in {single['HDBSCAN']:.0%} "
-        "of the replicates, since its default never reports a single cluster; H0 persistence is "
-        f"right in {single['H0 persistence']:.0%}. It pays: where a gap is not wider than the holes "
-        "within a cluster, it says one, and stray points are components to it."
-    )
+Markdown(
+    f"**HDBSCAN does not answer one.** On data in one piece it is right in {single['HDBSCAN']:.0%} "
+    "of the replicates, since its default never reports a single cluster; H0 persistence is "
+    f"right in {single['H0 persistence']:.0%}. It pays: where a gap is not wider than the holes "
+    "within a cluster, it says one, and stray points are components to it."
 )
 
 # %% [markdown]
@@ -216,8 +208,7 @@ record.tables["separability"] = both_ambients
 plots.plot_bias(separability, good, row="n each", column="radius", by=["estimator", "kind"])
 
 # %% [markdown]
-# The prediction $\sqrt{1 + 2\rho^2/n}$ for the simplex, whose pairs are all at distance 1, in 50 and in 384
-# ambient dimensions:
+# The prediction $\sqrt{1 + 2\rho^2/n}$ for the simplex (all pairs at distance 1), in 50 and in 384 ambient dimensions:
 
 # %%
 simplex = both_ambients.query("estimator == 'AEDP' and kind == 'simplex'")
@@ -339,13 +330,11 @@ by_test = rates.set_index("test")["rate"]
 skewed, strict = by_test.filter(like="skewed").iloc[0], by_test.filter(like="verdict").iloc[0]
 sound = by_test[~by_test.index.str.contains("skewed|verdict")]
 assert sound.between(0.03, 0.07).all() or null_draws < 1000
-display(
-    Markdown(
-        f"Over {null_draws:,} draws each, the tests whose assumptions hold reject "
-        f"{sound.min():.1%} to {sound.max():.1%} of null data, and Case 1's verdict {strict:.1%}. "
-        "The sign flip assumes symmetry: on skewed data (exponential, centred at their mean) it "
-        f"rejects {skewed:.1%}. Case 1 reports how skewed its samples are."
-    )
+Markdown(
+    f"Over {null_draws:,} draws each, the tests whose assumptions hold reject "
+    f"{sound.min():.1%} to {sound.max():.1%} of null data, and Case 1's verdict {strict:.1%}. "
+    "The sign flip assumes symmetry: on skewed data (exponential, centred at their mean) it "
+    f"rejects {skewed:.1%}. Case 1 reports how skewed its samples are."
 )
 
 # %% [markdown]
@@ -381,16 +370,14 @@ covered.style.format({"rate": "{:.1%}", "low": "{:.1%}", "high": "{:.1%}"}).hide
 #
 # - An estimator has a region where it may be trusted; outside, it still returns a number.
 # - Noise makes dimensions and geodesics too large, and more data make that worse.
-# - Distances of estimated centroids are too large by a known amount; unrelated arrangements look
-#   alike in large spaces.
+# - Estimated centroids lie too far apart, by a known amount; unrelated arrangements look alike in large spaces.
 # - The tests keep their level where their assumptions hold.
 #
 # ## Exercises
 #
 # 1. Set `max_bias = 0.05`. Which frames vanish first?
 # 2. Why does the exact rank jump to 96 with the smallest noise?
-# 3. AEDP of seven clusters of ten points and radius 1 is 10 % too high. How many points bring
-#    that down to 1 %?
+# 3. AEDP of seven clusters of ten points and radius 1 is 10 % too high. How many points bring that down to 1 %?
 #
 # ```{dropdown} Solutions
 # 1. Those of the soft ranks and of the dimensions at small samples.

@@ -2,9 +2,7 @@
 # # The cone of SSPD matrices
 #
 # Case 1 of this book watches the rank of symmetric positive semidefinite (SSPD) matrices. This
-# page is about the space in which such matrices live: a cone, cut by rank into smooth pieces.
-#
-# On this page you will see
+# page is about the space in which such matrices live: a cone, cut by rank into smooth pieces. You will see
 #
 # - the cone of $2 \times 2$ matrices, and a matrix that moves through it;
 # - its pieces (*strata*): how large they are, how they fit together, and how far away the next
@@ -21,14 +19,12 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
@@ -39,13 +35,12 @@ from numpy.linalg import eigh, eigvalsh, matrix_rank, norm, svdvals
 
 from saerepgeo_lib import plots
 from saerepgeo_lib.companion import Record
-from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.rank import weyl_bounds
 from saerepgeo_lib.synthetic import cone_coordinates, cone_path, factor_jacobian
 
 # %matplotlib inline
-house_style()
+plots.house_style()
 
 # %% tags=["parameters"]
 seed: int = 0  # seed of every random draw
@@ -359,14 +354,12 @@ plots.plot_caveat(t, families, lifted[::50], cross + 0.5 * noise)
 # which nothing sparse was learned, and even then it is evidence about spectra, not a proof about shape.
 # ```
 #
-# What noise itself does to a rank, with and without an encoder, is the subject of
-# [Noise and rank](noise_and_rank.ipynb). How a tensor of latents becomes a matrix is shown in
-# [Unfolding a tensor](unfolding_a_tensor.ipynb).
+# What noise itself does to a rank, with and without an encoder, is the subject of [Noise and rank](noise_and_rank.ipynb).
+# How a tensor of latents becomes a matrix is shown in [Unfolding a tensor](unfolding_a_tensor.ipynb).
 #
 # ## Summary
 #
-# - The SSPD matrices form a convex cone. Rank cuts it into smooth strata, and each stratum's
-#   closure adds all lower ones.
+# - The SSPD matrices form a convex cone. Rank cuts it into smooth strata; the closure of each adds all lower ones.
 # - $s_{r+1}$ is the distance to rank at most $r$; so small changes never lower the exact rank.
 # - As a space, the cone is a half-space. Strata are about rank, not about singular shape.
 # - A change of rank does not prove stratified data, and a constant rank proves no manifold.
@@ -375,8 +368,7 @@ plots.plot_caveat(t, families, lifted[::50], cross + 0.5 * noise)
 #
 # 1. What is the dimension of the set of singular $n \times n$ SSPD matrices, and what does it
 #    say about a generic smooth path in the cone?
-# 2. Find a curve of SSPD matrices with rank 1 throughout whose data, as $t$ varies, change from
-#    two points to one.
+# 2. Find a curve of SSPD matrices with rank 1 throughout whose data, as $t$ varies, change from two points to one.
 # 3. Centre the lifted circle's data before you compute its rank. What happens, and what does it
 #    say about centring in Case 1?
 #

@@ -21,23 +21,20 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
 import pandas as pd
 from IPython.display import Markdown
 
-import saerepgeo_lib as srg
 from saerepgeo_lib import studies
-from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.companion import Record, page_model
 from saerepgeo_lib.plots import house_style
 
 # %matplotlib inline
@@ -68,10 +65,7 @@ device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% tags=["hide-input"]
 record = Record.start("differences", globals(), seeds=[seed])
-with record.stage("load"):
-    model = srg.load(preset, model_name=model_name, device=device)
-    acts = model.activations(concept.strip(" ,"), prompts_file=prompts_file)
-record.numbers["model"] = model.describe()
+acts = page_model(record).activations(concept.strip(" ,"), prompts_file=prompts_file)
 
 # %% tags=["hide-input"]
 with record.stage("case 3"):

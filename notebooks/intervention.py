@@ -4,13 +4,10 @@
 # The paper's headline is causal: push the *local representations* of the latents (clusters of similar tokens) apart, and the autoencoder reconstructs the residual stream better. Separability is
 # measured by **AEDP**, the average distance between the clusters' centroids; a second-hand summary reports correlations of AEDP and error between -0.89 and -0.97.
 #
-# Here the claim is tested as an experiment: clusters are moved by real gradients through the decoder, upward and downward, against controls in which separability plays no part.
-#
-# On this page you will see
+# Here the claim is tested as an experiment: clusters are moved by real gradients through the decoder, upward and downward, against controls in which separability plays no part. You will see
 #
 # - the answer, in words and numbers of this run;
-# - a theorem that says when more separability must help: exactly when the autoencoder *shrinks*;
-# - a second one: from some point on, more separability need not change anything;
+# - two theorems: more separability must help exactly when the autoencoder *shrinks*, and from some point on it need not change anything;
 # - every objective and every control in one figure, and the error at fixed doses of separability;
 # - the control that decides: a random model with a random SAE, where the reported correlation appears as well.
 #
@@ -22,28 +19,26 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
 import pandas as pd
 from IPython.display import Markdown, display
 
-import saerepgeo_lib as srg
 from saerepgeo_lib import plots, steering, studies
-from saerepgeo_lib.companion.records import Record
-from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.activations import names_in
+from saerepgeo_lib.companion import Record, page_model
 from saerepgeo_lib.plots.frames import frames, recompute
+from saerepgeo_lib.studies import case3_verdict
 
 # %matplotlib inline
-house_style()
+plots.house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -72,20 +67,13 @@ device: str = "auto"  # auto, cpu, cuda or mps
 #
 # The **codes** of a concept's content tokens fall into clusters, as in [Case 2](representation_structure.ipynb). An edit moves every cluster as a whole. A *free* edit adds any vector. A *valid* edit
 # then makes of the result codes that an encoder could give: nonnegative, no more active latents a token than before, on features that the cluster uses. The error is the mean squared error (MSE) of
-# the SAE's own reconstruction of the content tokens. Tokens without a cluster stay.
-#
-# The control that decides is prepared beside it: the same architecture with the random weights that training would start
-# from, and a TopK SAE of random directions with the same L0. Nothing was learned in either.
-#
-# Everything is computed here, once; the rest of the page shows it.
+# the SAE's own reconstruction of the content tokens. Tokens without a cluster stay. The control that decides is prepared beside it: the same architecture with the random weights that training would
+# start from, and a TopK SAE of random directions with the same L0; nothing was learned in either. Everything is computed here, once.
 
 # %% tags=["hide-input"]
 record = Record.start("intervention", globals())
-names = [name.strip() for name in concept.split(",") if name.strip()]
 positions = {"clusters": "content", "entities": "entity"}[grouping]
-with record.stage("load"):
-    model = srg.load(preset, model_name=model_name, hook=hook, dtype=dtype, device=device)
-record.numbers["model"] = model.describe()
+model, names = page_model(record), names_in(concept)
 with record.stage("clusters"):
     read = {"positions": positions, "prompts_file": prompts_file}
     acts = [model.activations(name, **read) for name in names]
@@ -102,7 +90,7 @@ for name in studies.SteeringExperiment.TABLES:
     with record.stage(name):
         record.tables[name] = getattr(case3, name)
 law, responses = case3.shrinkage, case3.responses
-record.claims += studies.judge_steering(case3, tokens=positions)
+record.claims += case3_verdict.judge_steering(case3, tokens=positions)
 
 # %% [markdown]
 # ## The answer in one minute
@@ -112,8 +100,8 @@ record.claims += studies.judge_steering(case3, tokens=positions)
 
 # %% tags=["hide-input"]
 within = steering.within_walks(case3.walks)
-display(Markdown(studies.steering_answer_text(law, responses, record.claims, within)))
-record.tables["answer"] = studies.steering_answer(law, case3.dose_response)
+display(Markdown(case3_verdict.steering_answer_text(law, responses, record.claims, within)))
+record.tables["answer"] = case3_verdict.steering_answer(law, case3.dose_response)
 plots.shown(record.tables["answer"])
 
 # %% [markdown]
@@ -126,11 +114,8 @@ plots.shown(record.tables["answer"])
 #
 # **Theorem.** AEDP is multiplied by exactly $\rho$, and
 #
-# $$\mathrm{MSE}(\rho) = \mathrm{MSE}(\rho^*) + \frac{\lVert V \rVert^2}{n d}\,(\rho - \rho^*)^2$$
-#
-# with $V = (z - \mu) W$ and
-#
-# $$\rho^* = \frac{\langle x - \mu W - b,\; V \rangle}{\lVert V \rVert^2}.$$
+# $$\mathrm{MSE}(\rho) = \mathrm{MSE}(\rho^*) + \frac{\lVert V \rVert^2}{n d}\,(\rho - \rho^*)^2 \quad\text{with}\quad
+# V = (z - \mu) W, \quad \rho^* = \frac{\langle x - \mu W - b,\; V \rangle}{\lVert V \rVert^2}.$$
 #
 # *Proof.* Centroids are means of codes, so $c_k' - c_l' = \rho\,(c_k - c_l)$: every distance is multiplied by $\rho$. The error is $x - z' W - b = (x - \mu W - b) - \rho V$, and $\lVert A - \rho V
 # \rVert^2$ is a parabola in $\rho$ with curvature $\lVert V \rVert^2$ whose least value lies at $\langle A, V \rangle / \lVert V \rVert^2$. $\blacksquare$
@@ -155,11 +140,7 @@ plots.shown(law, columns, intervals=bounds, precision=2)
 # %% tags=["hide-input"]
 agreement = law["elasticity outward"].corr(law["slope"])
 record.numbers["theorem_against_gradient"] = float(agreement)
-same = int((law["elasticity outward"] * law["slope"] > 0).sum())
-Markdown(
-    f"Theorem and gradient have the same sign in {same} of {len(law)} cases (r = {agreement:.3f}; the cases share "
-    f"concepts and autoencoders); cosines from {law['cosine'].min():.2f} to {law['cosine'].max():.2f}."
-)
+Markdown(case3_verdict.gradient_text(law))
 
 # %% [markdown]
 # An experiment on the cause itself: rescale the decoder about the mean code, so that $\rho^*$ is 1 (shrinkage *taken away*) or 1.2 (*planted*). Latents, clusters and AEDP stay as they are. For exact
@@ -172,8 +153,7 @@ changed.pivot(index=["concept", "SAE"], columns=["shrinkage", "path"], values="c
 # %% [markdown]
 # ## A second theorem: directions that the decoder does not see
 #
-# There are more latents than dimensions, so some directions of the code are invisible to the decoder. Clusters can be moved apart along them
-# as far as one likes without any change of the reconstruction.
+# There are more latents than dimensions, so the decoder does not see some directions of the code. Along these, clusters can be moved apart as far as one likes without changing the reconstruction.
 #
 # **Theorem.** Let $\bar e_k$ be the mean error of cluster $k$, of $n_k$ tokens, and $P$ the projection on the span of the decoder's active directions. The least MSE of any free edit is
 #
@@ -186,8 +166,7 @@ changed.pivot(index=["concept", "SAE"], columns=["shrinkage", "path"], values="c
 # the null space, the least one, $\rho_0$. Move them apart in it: AEDP grows continuously without bound, and the error stays. $\blacksquare$
 
 # %%
-learned = law[law["SAE"] != studies.NOTHING]
-plots.shown(learned, ["concept", "SAE", "least MSE", "free from"])
+plots.shown(law[law["SAE"].isin(list(model.saes))], ["concept", "SAE", "least MSE", "free from"])
 
 # %% [markdown]
 # *Least MSE* is the share of the error that no free edit removes, *free from* is $\rho_0$ (inf: no unseen direction). From this ratio on more separability goes with
@@ -201,31 +180,20 @@ plots.shown(learned, ["concept", "SAE", "least MSE", "free from"])
 # follows the gradient of AEDP alone, up to 1.5 and down to 0.5.
 
 # %% mystnb={"image": {"alt": "In the book's run, months: error against separability for two SAEs, free and valid edits. From the unedited code, objectives with an error term fall to lower errors whether they separate or gather; pushes on separability alone follow the parabola of uniform scaling, upward on both sides for the TopK SAE, with a dip right of 1 for the L1 SAE; random directions rise.", "classes": "dark-light"}, "figure": {"caption": "Error against separability along every path, first concept; circle: the unedited code; points: the last iterates. In the book's run more separability goes with low errors and with high ones: what decides is the direction.", "name": "paths"}}
-first = {label: case.latents for (name, label), case in case3.learned.items() if name == names[0]}
-plots.plot_paths(
-    {label: case3.trajectories[names[0], label] for label in first},
-    {label: steering.uniform_scaling(latents) for label, latents in first.items()},
-    {label: steering.least_mse(latents) / latents.mse for label, latents in first.items()},
-)
+case3.plot_paths(names[0])
 
 # %%
 of_first = case3.paths.query("concept == @names[0] and SAE == @model.sparse[0]")
 display(plots.shown(of_first.drop(columns=["concept", "SAE"])))
-counts = record.numbers["objectives"] = dict(studies.objective_counts(case3.paths))
-Markdown(
-    f"Over {counts['pairs']} cases and kinds of edit, *separate* ends below the unedited error in {counts['separate lower']}, *gather* in "
-    f"{counts['gather lower']}; *separate* ends below *gather* in {counts['separate below gather']}. Converged: {counts['converged']} of "
-    f"{counts['runs']} optimisations."
-)
+counts = record.numbers["objectives"] = dict(case3_verdict.objective_counts(case3.paths))
+Markdown(case3_verdict.objectives_text(counts))
 
 # %% [markdown]
-# Both carry the error term. Where both lower the error, a correlation along one of them alone would be mistaken for an effect of separability; it is the effect of
-# $\lambda\,\mathrm{MSE}$. That gathering ends higher is what the second theorem says of free edits: less separability than $\rho_0$ costs error, more need not.
-# *left* is the share of the whole improvement that came in the second half of the steps: at most 1 % counts as converged; take the others as bounds.
-# Free *separate* cannot converge, since AEDP grows without bound at no cost. With *shuffled labels* AEDP and step are those of the shuffled groups. Random direction and
-# shuffle are one draw each. *z-scored* is the error of the authors' code at the same edit, *d_GW* the squared Gromov-Wasserstein distance, an upper bound.
-#
-# All concepts and SAEs:
+# Both carry the error term. Where both lower the error, a correlation along one of them alone would be mistaken for an effect of separability; it is the effect of $\lambda\,\mathrm{MSE}$. That
+# gathering ends higher is what the second theorem says of free edits: less separability than $\rho_0$ costs error, more need not. *left* is the share of the whole improvement that came in the second
+# half of the steps: at most 1 % counts as converged; take the others as bounds. Free *separate* cannot converge, since AEDP grows without bound at no cost. With *shuffled labels* AEDP and step are
+# those of the shuffled groups. Random direction and shuffle are one draw each. *z-scored* is the error of the authors' code at the same edit, *d_GW* the squared Gromov-Wasserstein distance, an upper
+# bound. All concepts and SAEs:
 
 # %% tags=["hide-output"]
 plots.shown(case3.paths)
@@ -240,24 +208,15 @@ plots.shown(case3.paths)
 plots.plot_doses(responses, ["pushed, valid", "least error, free", "least error, valid"])
 
 # %% [markdown]
-# What a dose does to the codes of the first concept, pushed and valid:
-
+# What a dose does to the codes of the first concept, pushed and valid; with a kernel, any dose that you set:
 
 # %% mystnb={"figure": {"caption": "The clusters at one dose of separability, and what it costs. Above: codes on the plane of the unedited centroids (rings), with the edited centroids (black). Below: the error of this edit (orange) on the curve of the figure before.", "name": "dose-slider"}}
-def at_dose(dose):
-    return case3.frame(names[0], dose)
-
-
+recompute(lambda dose: case3.frame(names[0], dose), dose=(0.4, 2.0, 0.05))
 frames(
-    map(at_dose, steering.PAPER_SCALES), start=3, control=f"Dose of separability ({names[0]})",
+    (case3.frame(names[0], dose) for dose in case3.doses), start=3,
+    control=f"Dose of separability ({names[0]})",
     shows="A column an SAE: above, tokens and cluster centroids in the plane of the centroids; below, error against separability with this dose marked.",
 )  # fmt: skip
-
-# %% [markdown]
-# With a kernel the next cell pushes to any other dose.
-
-# %%
-recompute(at_dose, dose=(0.4, 2.0, 0.05))
 
 # %%
 pooled = case3.correlations.query("over in ['SAE', 'all'] and method == 'pearson'")
@@ -282,12 +241,11 @@ plots.shown(record.tables["walk_correlations"], precision=2)
 
 # %% [markdown]
 # The table holds the Spearman correlation of AEDP and error within a walk (one random pair; walks differ in their noise). Why does the z-scored error fall? Standardising divides a sparse code by its
-# small standard deviation, which can make its decoded part several times too large (*overshoot*, the factor by which it should be
-# divided to reconstruct best). Noise of any kind raises the standard deviation, and so lowers the overshoot. If that is the cause, separability has no part in it, and
-# the error must fall as much when all clusters move *together*, so that AEDP does not change at all: compare the last two columns, z-scored error at the end over that at the start.
+# small standard deviation, which can make its decoded part several times too large (*overshoot*, the factor by which it should be divided to reconstruct best). Noise of any kind raises the standard
+# deviation, and so lowers the overshoot. If that is the cause, separability has no part in it, and the error must fall as much when all clusters move *together*, so that AEDP does not change at all:
+# compare the last two columns, z-scored error at the end over that at the start.
 #
-# And everything again on the random pair, where "separability causes reconstruction" could have no meaning: all objectives and controls optimised on the SAE's own
-# error, and (right) on the z-scored one.
+# And everything again on the random pair, where "separability causes reconstruction" could have no meaning: optimised on the SAE's own error, and (right) on the z-scored one.
 
 # %%
 plots.shown(case3.random_pair, precision=2)
@@ -296,24 +254,22 @@ plots.shown(case3.random_pair, precision=2)
 # ## What the model makes of it
 #
 # MSE is not the only judge. The edited reconstruction is put back at the hook, for the content tokens, and the rest of the model runs on: for a sentence encoder, the cosine of the sentence embedding
-# to that of the untouched model; for a causal model, the rise of the cross-entropy.
+# to that of the untouched model; for a causal model, the rise of the cross-entropy. In the book's run *separate* and *gather* improve the embedding alike, and halving separability harms it more than
+# raising it by half, at similar errors.
 
 # %%
 with record.stage("downstream"):
     effect = record.tables["downstream"] = case3.downstream(n_downstream)
 judged_by = steering.effect_name(model.model)
-Markdown(studies.downstream_text(effect, judged_by))
+Markdown(case3_verdict.downstream_text(effect, judged_by))
 
 # %% tags=["hide-output"]
 plots.shown(effect).set_caption(judged_by)
 
 # %% [markdown]
-# In the book's run *separate* and *gather* improve the embedding alike, and halving separability harms it more than raising it by half, at similar errors.
-#
 # ## Entity tokens alone
 #
-# Most clusters of all content tokens are words of the sentences ([Case 2](representation_structure.ipynb)). Here are shrinkage and slope with the entities
-# (January, ...) for local representations, on their own tokens. Everything else on these tokens: `grouping = "entities"`.
+# Most clusters of all content tokens are words of the sentences. Here are shrinkage and slope with the entities (January, ...) for local representations, on their own tokens. All else: `grouping = "entities"`.
 
 # %% tags=["hide-input"]
 with record.stage("entity tokens"):
@@ -327,7 +283,7 @@ skipped = Markdown("Skipped: the prompts name no entities.")
 skipped if by_entity.empty else plots.shown(by_entity, columns, intervals=bounds, precision=2)
 
 # %% [markdown]
-# *Gain* is the share of the error that the best enlargement saves. Where *free from* is inf, the entities' tokens use fewer features than there are dimensions, and no direction is unseen.
+# *Gain* is the share of the error that the best enlargement saves.
 #
 # ## Verdict
 #
@@ -350,8 +306,7 @@ plots.shown(claims, ["id", "case", "statistic", "value", "low", "high", "p", "n"
 # %% [markdown]
 # ## Summary
 #
-# - Ask *which way* clusters are moved apart. Outward, the error follows a parabola whose lowest point is where the autoencoder's
-#   shrinkage puts it. Along directions that the decoder does not see, nothing happens.
+# - Ask *which way* clusters are moved apart. Outward, the error follows a parabola, lowest where the shrinkage puts it. Along directions that the decoder does not see, nothing happens.
 # - A shrinking SAE gains from a little more separability, as it would from multiplying its codes by one number; beyond $2\rho^* - 1$ it loses.
 # - Less separability does cost error: below $\rho_0$ in any free direction.
 # - Correlations along an optimisation that also minimises the error, or along a random walk, are no evidence of a cause.
@@ -365,10 +320,8 @@ plots.shown(claims, ["id", "case", "statistic", "value", "low", "high", "p", "n"
 #
 # ```{dropdown} Solutions
 # 1. In the book's run both raise it. Adam moves every feature by the same amount, whatever its gradient, so it leaves the plane of the centroids.
-# 2. AEDP is 1.13 times as large, L0 the same, the error lower. One number for all codes corrects the shrinkage; nothing about clusters was
-#    changed, so calling it separability names the wrong cause.
-# 3. Then only the entities' tokens count, and rho* on them decides. They may use fewer features than there are dimensions: then no direction
-#    is unseen, *free from* is inf, and the least error goes with one separability only.
+# 2. AEDP is 1.13 times as large, L0 the same, the error lower. One number for all codes corrects the shrinkage; nothing about clusters was changed, so calling it separability names the wrong cause.
+# 3. Then only the entities' tokens and their rho* count. They may use fewer features than there are dimensions: no direction is then unseen, and the least error goes with one separability only.
 # ```
 
 # %% [markdown]
@@ -377,13 +330,6 @@ plots.shown(claims, ["id", "case", "statistic", "value", "low", "high", "p", "n"
 # Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-plots.shown(studies.reported_against_found(record.claims))
-
-# %% [markdown]
-# ## Time and memory
-
-# %%
-pd.DataFrame(record.stages).T.style.format(precision=1)
-
-# %%
 record.write()
+display(plots.shown(studies.reported_against_found(record.claims)))
+pd.DataFrame(record.stages).T.style.format(precision=1).set_caption("Time and memory")

@@ -2,15 +2,11 @@
 # # Noise and rank
 #
 # Case 1 adds noise to the residual stream and watches a rank. What would a rank do under noise
-# in any case? This page separates what is a theorem from what needs data.
+# in any case? This page separates what is a theorem from what needs data. You will see
 #
-# On this page you will see
-#
-# - why the exact rank of a noisy residual says nothing about the noise level;
-# - how far singular values can move, and where a rank is certified;
+# - why the exact rank of a noisy residual says nothing about the noise level, and where a rank is certified;
 # - noise-aware ranks that find a planted rank in a residual, and fail after an encoder;
-# - what ReLU, TopK and JumpReLU do to a rank, and the margin within which a code keeps its
-#   active features;
+# - what ReLU, TopK and JumpReLU do to a rank, and the margin within which a code keeps its active features;
 # - where a small noise can make a rank **drop**, and where it cannot.
 #
 # The encoders are those of SAELens with small random weights, written out in a few lines of torch.
@@ -24,14 +20,12 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
@@ -46,12 +40,11 @@ from numpy.linalg import matrix_rank, norm
 
 from saerepgeo_lib import plots, synthetic
 from saerepgeo_lib.companion import Record
-from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.rank import weyl_bounds
 from saerepgeo_lib.synthetic import noise_aware_ranks, random_encoders, rank_of, spectrum
 
 # %matplotlib inline
-house_style()
+plots.house_style()
 
 # %% tags=["parameters"]
 seed: int = 0  # seed of every random draw
@@ -83,9 +76,8 @@ exact = {level: matrix_rank(a + level * e) for level in (0, 1e-10, 1e-6, 1e-2, 1
 assert exact.pop(0) == 3 and set(exact.values()) == {12}
 
 # %% [markdown]
-# The exact rank jumps at the first step and then never moves again: as a function of the noise level it
-# carries no information. A varying profile can only come from a rank with a tolerance, from
-# finite precision, or from what the encoder's thresholds do.
+# The exact rank jumps at the first step and then never moves again: it carries no information on the noise level. A
+# varying profile can only come from a rank with a tolerance, from finite precision, or from the encoder's thresholds.
 #
 # ## How far can singular values move?
 #
@@ -116,10 +108,10 @@ plots.plot_weyl(levels, spectra, threshold, bounds)
 sure_to = record.numbers["certified_up_to"] = float(levels[sure].max())
 changed_at = levels[counts != 3].min() if (counts != 3).any() else np.inf
 assert sure_to < changed_at
-display(Markdown(
+Markdown(
     f"Certified up to a noise norm of {sure_to:.2f}. The count first differs from 3 at "
     f"{changed_at:.2f}: the certificate is safe, and cautious."
-))  # fmt: skip
+)
 
 # %% [markdown]
 # ## Ranks that know about noise
@@ -160,14 +152,12 @@ recovered.style.format({"noise std": "{:.2f}"}).hide(axis="index")
 
 # %%
 encoders = random_encoders(d, 8 * d, k=16, threshold=1.0, generator=generator)
-representations = {
-    "residual": lambda x: x,
-    "pre-activations": encoders["ReLU"].pre_activations,
-    "ReLU codes": encoders["ReLU"],
-    "TopK codes": encoders["TopK"],
-}
-rows, over_edge = [], {label: {} for label in representations}
-for (label, represent), (name, x) in product(representations.items(), planted.items()):
+represented = {
+    "residual": lambda x: x, "pre-activations": encoders["ReLU"].pre_activations,
+    "ReLU codes": encoders["ReLU"], "TopK codes": encoders["TopK"],
+}  # fmt: skip
+rows, over_edge = [], {label: {} for label in represented}
+for (label, represent), (name, x) in product(represented.items(), planted.items()):
     measured, over_edge[label][name] = synthetic.noise_behind(represent, x, noise)
     rows.append({"representation": label, "residual": name, **measured})
 measured = pd.DataFrame(rows)
@@ -182,11 +172,10 @@ encoded.style.hide(axis="index")
 plots.plot_against_edge(over_edge, shown=60)
 
 # %% [markdown]
-# Where nothing was planted, everything above the edge is a false alarm, and after the encoder there are
-# many. (With the std unknown, the yardstick is the median singular value. For the pre-activations that is
-# a rounding error, since most of theirs are zero; so the rule counts rounding errors too.) The noise there is
-# neither white nor additive. Both can be measured: its size depends on the signal, since a latent
-# that is off shrugs off small noise; and it is concentrated in few directions.
+# Where nothing was planted, everything above the edge is a false alarm, and after the encoder there are many. (With the
+# std unknown, the yardstick is the median singular value. For the pre-activations that is a rounding error, since most
+# of theirs are zero; so the rule counts rounding errors too.) The noise there is neither white nor additive: its size
+# depends on the signal, since a latent that is off shrugs off small noise, and it is concentrated in few directions.
 
 # %%
 premises = measured[measured["residual"] == "planted"].set_index("representation").iloc[:, 4:]
@@ -222,17 +211,16 @@ assert top["pre-activations"] == 4 < min(top["TopK"], top["JumpReLU"]) and top["
 display(plots.plot_code_ranks(token_counts, code_ranks).figure)
 
 # %%
-listed = ", ".join(f"{kind} {rank}" for kind, rank in top.items())
-display(Markdown(
-    f"Largest ranks: {listed}. A rank of codes above the rank of the residual is thus no sign of "
-    "learning: it is why Case 1 has a random encoder among its nulls."
-))  # fmt: skip
+Markdown(f"Largest ranks: {', '.join(f'{kind} {rank}' for kind, rank in top.items())}.")
 
 # %% [markdown]
+# A rank of codes above that of the residual is thus no sign of learning, which is why Case 1 has a random encoder
+# among its nulls.
+#
 # ## The margin of a code
 #
-# Around each token that is not exactly at a threshold or a tie there is a ball in which its active
-# set cannot change. Write $p_j = w_j \cdot x + b_j$ for pre-activations.
+# Around each token that is not exactly at a threshold or a tie there is a ball in which its active set cannot change.
+# Write $p_j = w_j \cdot x + b_j$ for pre-activations.
 #
 # > **Statement 4.** (i) ReLU and JumpReLU with thresholds $\theta_j \ge 0$ keep their active set under any
 # > step $|\delta| < \min_j |p_j - \theta_j| / |w_j|$. (ii) Let the $k$ largest pre-activations, the
@@ -267,8 +255,7 @@ cheap = np.minimum((fourth - fifth) / 2, fourth) / norm(w, axis=0).max()
 assert (cheap <= margins["TopK"] + 1e-12).all()
 
 # %% [markdown]
-# Along the shortest step the set changes exactly at the margin. Random steps need to be longer, and none
-# shorter than the margin ever changes a set:
+# Along the shortest step the set changes exactly at the margin; random steps need to be longer:
 
 # %% mystnb={"image": {"alt": "In the book's run: share of random steps that change the active set against their length in margins, for ReLU, TopK and JumpReLU. It is zero up to one margin and rises steadily beyond.", "classes": "dark-light"}, "figure": {"caption": "Within its margin a code keeps its active features, whatever the direction of the noise.", "name": "code-margins"}}
 factors = np.array([0.25, 0.5, 0.999, 1.5, 2, 4, 8, 16])
@@ -314,22 +301,19 @@ at_tie = top_k.inputs_with(torch.tensor([[2 + delta, 2], [2, 2 + delta]], dtype=
 at_threshold = jump.inputs_with(torch.tensor([[1 + delta, -1]], dtype=torch.float64))
 on_tie = spectrum(top_k(at_tie))
 assert np.allclose(on_tie, [2, 2]) and np.allclose(spectrum(jump(at_threshold)), [1])
-display(Markdown(
+Markdown(
     f"The two tokens lie {norm(at_tie[0] - at_tie[1]):.1e} apart, yet the singular values of their "
     f"TopK codes are {on_tie[0]:.2f} and {on_tie[1]:.2f}: rank 2, and far from rank 1."
-))  # fmt: skip
+)
 
 # %% [markdown]
 # ## Where can small noise lower a rank?
 #
-# Now the whole list, each line with many noise draws. Every time we count how often the
-# rank fell and how often it rose. First the exact rank. The residual has rank 2 in three dimensions; to give the codes a
-# rank that could rise, some tokens occur twice.
-#
-# Then the exact rank on the tie and on the threshold, under a noise of a hundred-millionth.
-# And ranks with a tolerance. The soft ranks get a generic matrix, and noise of two sizes. The relative
-# rank gets singular values just above and just below its threshold $\tau s_1$.
-# Continuity shows in the size of the change: a hundred times less noise, about a hundred times less change.
+# Now the whole list, each line with many noise draws: how often did the rank fall, and how often rise? First the exact
+# rank. The residual has rank 2 in three dimensions; to give the codes a rank that could rise, some tokens occur twice.
+# Then the exact rank on the tie and on the threshold, under a noise of a hundred-millionth. And ranks with a tolerance:
+# the soft ranks get a generic matrix and noise of two sizes, the relative rank singular values just above and just
+# below its threshold $\tau s_1$. Continuity shows in the size of the change: a hundred times less with such noise.
 
 # %%
 flat = tokens[:20] @ torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
@@ -364,8 +348,6 @@ record.tables["small_noise"] = table.reset_index(names="rank")
 table.style.format("{:.2g}")
 
 # %% [markdown]
-# Why each line is as it is:
-#
 # | Rank | Small noise can lower it? | Reason |
 # |---|---|---|
 # | exact, of a map of the tokens with Lipschitz constant $L$ (residual, pre-activations, ReLU codes) | no | Statement 5: for noise below $s_r / L$ the rank can only stay or rise. With a density, the residual's rises to full (Statement 1). |
@@ -387,14 +369,12 @@ table.style.format("{:.2g}")
 # - ReLU, TopK and JumpReLU raise a rank far beyond $d + 1$ with random weights, by switching between active sets.
 # - A small noise lowers an exact rank only across ties and thresholds. Ranks with a tolerance move both ways.
 #
-# In [Case 1](stratified_manifold.ipynb) these facts decide what a profile can mean. What a change of rank says about
-# shape, and what not, is on the page about [the cone](cone_of_sspd_matrices.ipynb).
+# These facts decide what a profile of [Case 1](stratified_manifold.ipynb) can mean.
 #
 # ## Exercises
 #
 # 1. Noise is added to a single coordinate of the residual only. Does Statement 1 hold?
-# 2. Where is the ReLU code's active set most fragile: at tokens with large or with small pre-activations? Does
-#    a switch there change the code much?
+# 2. Where is the ReLU code's active set most fragile: at large or at small pre-activations? Does a switch change it much?
 # 3. A TopK code has a tie exactly at $x$. Why does adding Gaussian noise of any size give a fair-looking coin, and what
 #    does that mean for a rank profile at level zero?
 #

@@ -20,14 +20,12 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
@@ -36,10 +34,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-import saerepgeo_lib as srg
 from saerepgeo_lib import plots, studies, synthetic
-from saerepgeo_lib.activations import fit_on
-from saerepgeo_lib.companion import Record
+from saerepgeo_lib.activations import fit_on, names_in
+from saerepgeo_lib.companion import Record, page_model
 from saerepgeo_lib.plots import house_style
 
 # %matplotlib inline
@@ -59,9 +56,7 @@ device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% tags=["hide-input"]
 record = Record.start("rank_rule_ablation", globals())
-with record.stage("load"):
-    model = srg.load(preset, model_name=model_name, hook=hook, dtype=dtype, device=device)
-record.numbers["model"] = model.describe()
+model = page_model(record)
 sparse = model.sparse
 
 # %% [markdown]
@@ -101,8 +96,7 @@ plots.plot_planted(shown)
 
 # %%
 with record.stage("residuals"):
-    names = concept.replace(" ", "").split(",")
-    real = torch.cat([model.activations(name).x for name in names])
+    real = torch.cat([model.activations(name).x for name in names_in(concept)])
 
 # %%
 place = synthetic.placement(real)

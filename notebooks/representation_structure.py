@@ -22,14 +22,12 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
@@ -38,12 +36,12 @@ from IPython.display import Markdown, display
 
 import saerepgeo_lib as srg
 from saerepgeo_lib import geometry, plots, studies
-from saerepgeo_lib.companion.records import Record
-from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.activations import names_in
+from saerepgeo_lib.companion import Record, page_model
 from saerepgeo_lib.plots.frames import frames, recompute
 
 # %matplotlib inline
-house_style()
+plots.house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -73,18 +71,14 @@ device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% tags=["hide-input"]
 record = Record.start("representation_structure", globals())
-with record.stage("load"):
-    model = srg.load(preset, model_name=model_name, hook=hook, dtype=dtype, device=device)
-record.numbers["model"] = model.describe()
-
-# %%
+model = page_model(record)
 with record.stage("spaces"):
     compared = {
         name: srg.compare_geometry(
             model.activations(name, prompts_file=prompts_file), n_groups=n_groups,
             n_random=n_random, min_cluster_size=min_cluster_size, seed=seed,
         )
-        for name in concept.replace(" ", "").split(",")
+        for name in names_in(concept)
     }  # fmt: skip
 first, sae, shown = next(iter(compared)), model.sparse[0], ["residual", *model.saes]
 overview = {
@@ -100,7 +94,7 @@ pd.DataFrame.from_dict(overview, orient="index")
 #
 # A map is a shadow; the measures below do not use it. Here are all tokens of a concept, in the residual stream and in the
 # latents, on the two leading principal directions of each space, with the largest clusters in colour. Clusters are found by
-# HDBSCAN in principal coordinates that keep the same 90 % of the variance in every space.
+# HDBSCAN in principal coordinates that keep the same 90 % of the variance in every space. With a kernel you set the least size.
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Tokens of a concept and their largest clusters, in the residual stream and in the latents.", "name": "cluster-maps"}}
@@ -110,18 +104,13 @@ def clustered(concept, least_size):
     return plots.cluster_frame({k: x.full for k, x in spaces.items()}, labels, label=concept)
 
 
+recompute(clustered, concept=list(compared), least_size=(3, 30, 1))
 frames(
     (clustered(name, min_cluster_size) for name in compared),
     control="Concept",
     shows="A panel a space: tokens on two principal directions, the largest clusters in colour.",
     choice=True,
 )
-
-# %% [markdown]
-# With a kernel the next cell clusters anew, with the least size of a cluster that you set.
-
-# %% tags=["hide-input"]
-recompute(clustered, concept=list(compared), least_size=(3, 30, 1))
 
 # %% [markdown]
 # What do the clusters hold? The largest ones in the residual stream and in the first SAE, with the share of their tokens that
@@ -340,13 +329,6 @@ Markdown(words if alone else "Skipped: too few entity tokens.")
 # Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-studies.reported_against_found(record.claims).style.hide(axis="index")
-
-# %% [markdown]
-# ## Time and memory
-
-# %%
-pd.DataFrame(record.stages).T.style.format(precision=1)
-
-# %%
 record.write()
+display(plots.shown(studies.reported_against_found(record.claims)))
+pd.DataFrame(record.stages).T.style.format(precision=1).set_caption("Time and memory")

@@ -21,14 +21,12 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
@@ -40,7 +38,7 @@ from IPython.display import Markdown
 import saerepgeo_lib as srg
 from saerepgeo_lib import studies
 from saerepgeo_lib.activations import names_in
-from saerepgeo_lib.companion import Record
+from saerepgeo_lib.companion import Record, page_model
 from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.stats import variance_shares
 
@@ -206,11 +204,7 @@ Markdown(
 # the first singular value is left out.
 
 # %%
-with record.stage("load"):
-    model = srg.load(preset, device=record.device)
-record.numbers["model"] = model.describe()
-
-# %%
+model = page_model(record)
 with record.stage("live sweep"):
     profiles = [
         srg.rank_profile(

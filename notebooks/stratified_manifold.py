@@ -20,14 +20,12 @@
 import os
 import runpy
 import subprocess
-from pathlib import Path
 
 REPOSITORY, BRANCH = "", "main"  # both are written by `saerepgeo notebooks`
 if "COLAB_RELEASE_TAG" in os.environ:
     assert REPOSITORY, "set REPOSITORY and BRANCH above: the git repository of this notebook"
-    if not Path("companion").exists():
-        clone = f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion"
-        subprocess.run(clone.split(), check=True)
+    if not os.path.exists("companion"):
+        subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
@@ -37,13 +35,12 @@ from IPython.display import Markdown, display
 import saerepgeo_lib as srg
 from saerepgeo_lib import plots, studies
 from saerepgeo_lib.activations import fit_on, names_in, rms
-from saerepgeo_lib.companion import Record
-from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.companion import Record, page_model
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.rank import RESIDUAL, active_table
 
 # %matplotlib inline
-house_style()
+plots.house_style()
 
 # %% [markdown]
 # ## Parameters
@@ -77,11 +74,7 @@ device: str = "auto"  # auto, cpu, cuda or mps
 
 # %%
 record = Record.start("stratified_manifold", globals())
-with record.stage("load"):
-    model = srg.load(preset, model_name=model_name, hook=hook, dtype=dtype, device=record.device)
-record.numbers["model"] = model.describe()
-
-# %%
+model = page_model(record)
 with record.stage("residuals"):
     acts = {
         name: model.activations(name, positions=positions, prompts_file=prompts_file)
@@ -179,7 +172,7 @@ plots.plot_spectra(first.sweep, first.sweep.labels, mode=rank_mode, tau=tau)
 # - **permuted**: the SAE's own latents, each feature shuffled over the tokens. Sparsity and magnitudes survive, all structure between features is
 #   destroyed.
 #
-# Bands span all seeds. A segment is drawn solid where the rank is *certified* (below).
+# A segment is drawn solid where the rank is *certified* (below).
 
 # %% mystnb={"image": {"alt": "In the book's run: rank against noise level for each concept. The dense autoencoder starts lowest and climbs last and furthest; the residual stream and both sparse autoencoders start in between and climb from about a tenth of the signal on; random encoders start near their ceiling and permuted latents at it.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in the mode that the verdict is about. Lines: mean over seeds; bands: range.", "name": "profiles"}}
 ranks = {name: profile.ranks for name, profile in profiles.items()}
@@ -199,31 +192,22 @@ plots.plot_profiles(ranks, certified, rule=rank_rule, mode=third)
 # %% [markdown]
 # ### One level at a time
 #
-# Spectrum and rank are two views of the same thing. Move the level: where a spectrum crosses the dashed line, the relative rank is read off.
+# Spectrum and rank are two views of the same thing. Move the level: where a spectrum crosses the dashed line, the relative rank is read off. With a
+# kernel any other level is computed from noise to rank (two seeds).
+
 
 # %% mystnb={"figure": {"caption": "The spectra at one noise level (thin: without noise), and where that level lies on the rank profile. First concept, mode of the verdict, means over seeds.", "name": "noise-slider"}}
-frames(
-    (
-        plots.noise_frame(first.sweep, first.ranks, at=i, rule=rank_rule, mode=rank_mode, tau=tau)
-        for i in range(len(noise_levels))
-    ),
-    control=f"Noise level ({first.concept})",
-    shows="Above, singular values on logarithmic axes, a line a representation; below, the rank profile.",
-    start=len(noise_levels) // 2 - 1,
-)  # fmt: skip
-
-# %% [markdown]
-# With a kernel the next cell offers any other level, and computes it from noise to rank (two seeds).
-
-
-# %%
 def at_level(noise_level):
     two = {"seeds": [seed, seed + 1], "max_slots": max_slots, "levels": [0, noise_level]}
-    few = srg.rank_profile(acts[first.concept], tau=tau, **options | two)
-    return plots.noise_frame(few.sweep, few.ranks, at=1, rule=rank_rule, mode=rank_mode, tau=tau)
+    return srg.rank_profile(acts[first.concept], tau=tau, **options | two).frame(1)
 
 
 recompute(at_level, noise_level=(0.02, 5.0, 0.02))
+frames(
+    map(first.frame, range(len(noise_levels))), start=len(noise_levels) // 2 - 1,
+    control=f"Noise level ({first.concept})",
+    shows="Above, singular values on logarithmic axes, a line a representation; below, the rank profile.",
+)  # fmt: skip
 
 # %% [markdown]
 # ## What can be certified
@@ -263,8 +247,7 @@ Markdown(studies.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mode))
 # Two questions, asked of every SAE. Does the rank **vary**: is its relative range above 5 %, with 95 % confidence over the seeds? And is that
 # **beyond the nulls**: is the difference to each null above zero, with the same confidence? A comparison **cannot be tested** where the null has no
 # room to vary, because it starts at its own ceiling. The paper's inference from variability to stratification needs a varying rank and every null
-# exceeded; it holds *in part* if all comparisons that can be tested hold. Intervals and p-values cover noise draws, random encoders and permutations;
-# they do not cover the choice of prompts.
+# exceeded; it holds *in part* if all comparisons that can be tested hold. Intervals and p cover noise draws and nulls, not the choice of prompts.
 
 # %%
 record.claims += studies.rank_claims(profiles.values(), sparse=model.sparse)
@@ -312,8 +295,7 @@ Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped
 # :class: important
 # Even a rank that varies far beyond every null would not prove that the *data* are stratified. The matrices $\mathrm{diag}(1, t^2)$ form one smooth
 # curve, and their rank drops at $t = 0$: a change of rank shows that a family of matrices crosses between strata of the cone of SSPD matrices, not
-# that the points it was made from lie on a stratified space ([the cone of SSPD matrices](cone_of_sspd_matrices.ipynb)). And a constant rank proves no
-# manifold.
+# that the points behind it lie on a stratified space ([the cone](cone_of_sspd_matrices.ipynb)). And a constant rank proves no manifold.
 #
 # Tried on planted data, the relative range of the relative rank puts a plain line or circle *above* strata of several dimensions: it measures how few
 # dimensions the clean code uses ([ablation](rank_rule_ablation.ipynb)). So "holds" here could only have meant: varies more than every null. It could
@@ -324,8 +306,7 @@ Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped
 # ## Summary
 #
 # - A rank is a spectrum seen through a tolerance; look at the spectrum first.
-# - Noise with a density gives the residual stream full exact rank at every level above zero, so the exact rank of a noisy residual says nothing about
-#   the level.
+# - Noise with a density gives the residual stream full exact rank at every level above zero, so its exact rank says nothing about the level.
 # - Whether the SAE's rank varies is one question; whether it varies *more than where nothing sparse was learned* is the one that matters.
 #
 # ## Exercises
@@ -336,8 +317,7 @@ Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped
 #
 # ```{dropdown} Solutions
 # 1. Mode 2: with a single slot the unfolding has one row, so its rank is 1 for any nonzero tensor.
-# 2. At most (prompts x slots) singular values exist, and sparse codes of distinct tokens are almost always linearly independent; there is no room to
-#    rise.
+# 2. At most (prompts x slots) singular values exist; sparse codes of distinct tokens are almost always linearly independent, with no room to rise.
 # 3. At the level that equals the root mean square of the centred residuals; the sweep's `sigma` in the record's numbers.
 # ```
 
@@ -347,13 +327,8 @@ Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped
 # Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-studies.reported_against_found(record.claims).style.hide(axis="index")
-
-# %% [markdown]
-# ## Time and memory
-
-# %%
 record.numbers["sigma"] = {name: rms(a.x) for name, a in acts.items()}
 record.numbers["tensor_shape"] = {name: list(sweep.tensor_shape) for name, sweep in sweeps.items()}
 record.write()
-pd.DataFrame(record.stages).T.style.format(precision=1)
+display(plots.shown(studies.reported_against_found(record.claims)))
+pd.DataFrame(record.stages).T.style.format(precision=1).set_caption("Time and memory")

@@ -6,6 +6,9 @@ from .compare import (
     shipped_claims,
     verdict_counts,
 )
+from .page import (
+    page_model,
+)
 from .records import (
     Record,
 )
@@ -14,6 +17,7 @@ __all__ = [
     "Record",
     "compared_by",
     "findings",
+    "page_model",
     "read_claims",
     "read_costs",
     "shipped_claims",

@@ -276,6 +276,26 @@ def objective_counts(summary: pd.DataFrame) -> Mapping[str, int]:
     }
 
 
+def objectives_text(counts: Mapping[str, int]) -> str:
+    """`objective_counts` in words."""
+    return (
+        f"Over {counts['pairs']} cases and kinds of edit, *separate* ends below the unedited error "
+        f"in {counts['separate lower']}, *gather* in {counts['gather lower']}; *separate* ends "
+        f"below *gather* in {counts['separate below gather']}. Converged: {counts['converged']} of "
+        f"{counts['runs']} optimisations."
+    )
+
+
+def gradient_text(shrinkage: pd.DataFrame) -> str:
+    """Whether theorem and gradient agree: elasticity outward, slope and cosine, in words."""
+    outward, slope, cosine = (shrinkage[k] for k in ("elasticity outward", "slope", "cosine"))
+    return (
+        f"Theorem and gradient have the same sign in {(outward * slope > 0).sum()} of "
+        f"{len(shrinkage)} cases (r = {outward.corr(slope):.3f}; the cases share concepts and "
+        f"autoencoders); cosines from {cosine.min():.2f} to {cosine.max():.2f}."
+    )
+
+
 def downstream_text(effects: pd.DataFrame, name: str) -> str:
     """What steering does to the model, beside the SAE's own reconstruction (Markdown)."""
     if effects.empty:

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from saerepgeo_lib.activations.residual_stream import NoiseScaling
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import UserError, choose
+from saerepgeo_lib.plots.frames import Frame
 from saerepgeo_lib.plots.panels import own_axes
-from saerepgeo_lib.plots.profiles import profile_panel
+from saerepgeo_lib.plots.profiles import noise_frame, profile_panel
 from saerepgeo_lib.rank import profiles
 from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, Sweep, sweep
 from saerepgeo_lib.rank.rules import RULES
@@ -73,6 +74,12 @@ class RankProfile:
         ax.set_title(self.concept, fontsize=11, loc="left")
         ax.legend(fontsize=8)
         return ax
+
+    def frame(self, at: int) -> Frame:
+        """Spectra at one noise level (number `at`), above the profile with that level marked."""
+        return noise_frame(
+            self.sweep, self.ranks, at=at, rule=self.rule, mode=self.mode, tau=self.tau
+        )
 
     def __repr__(self) -> str:
         prompts, slots = self.sweep.tensor_shape

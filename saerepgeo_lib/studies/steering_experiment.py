@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from saerepgeo_lib.activations.latents import random_sae_like
@@ -17,7 +18,7 @@ from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.geometry.clusters import MIN_CLUSTER_SIZE, cluster_pca
 from saerepgeo_lib.geometry.points import as_points, principal_coordinates
 from saerepgeo_lib.plots.frames import Frame
-from saerepgeo_lib.plots.interventions import dose_frame
+from saerepgeo_lib.plots.interventions import dose_frame, plot_paths
 from saerepgeo_lib.rank.noise_sweep import child_seed, stream
 from saerepgeo_lib.steering import dose_response as doses_of
 from saerepgeo_lib.steering import downstream, optimise, random_walk, scaling
@@ -313,3 +314,12 @@ class SteeringExperiment:
         )
         curve = self.responses.query("concept == @concept and path == @PUSH['valid']")
         return dose_frame(at, curve, dose=dose)
+
+    def plot_paths(self, concept: str) -> Figure:
+        """Error against separability along every path of a concept (`plots.plot_paths`)."""
+        shown = {key: case.latents for key, case in self.learned.items() if key[0] == concept}
+        return plot_paths(
+            {label: self.trajectories[name, label] for name, label in shown},
+            {label: scaling.uniform_scaling(latents) for (_, label), latents in shown.items()},
+            {label: scaling.least_mse(z) / z.mse for (_, label), z in shown.items()},
+        )
