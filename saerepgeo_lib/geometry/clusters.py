@@ -17,7 +17,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.cluster import HDBSCAN
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, pairwise_distances
 from sklearn.preprocessing import StandardScaler, normalize
 
 from saerepgeo_lib.errors import UserError
@@ -60,17 +60,34 @@ def cluster_authors(
     x = check_points(vectors)
     if len(x) < 60:
         raise UserError(f"the authors' pipeline needs at least 60 tokens, got {len(x)}")
-    prepared = normalize(StandardScaler().fit_transform(x))
-    embedded = Parallel(n_jobs=-1)(delayed(_umap)(prepared, seed) for seed in seeds)
+    prepared = normalize(StandardScaler().fit_transform(x)).astype(np.float32)
+    parallel = Parallel(n_jobs=-1)
+    (nearest,) = parallel([delayed(_nearest)(prepared)])
+    embedded = parallel(delayed(_umap)(prepared, nearest, seed) for seed in seeds)
     return [(z, hdbscan_labels(z, min_cluster_size=min_cluster_size)) for z in embedded]
 
 
-def _umap(x: Points, seed: int) -> Float[np.ndarray, "n 50"]:
-    from umap import UMAP  # slow to import, and needed in the workers only
+def _nearest(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which 15 points are nearest to each, and their distances, as UMAP finds them for each seed.
+
+    UMAP's own distance, since the last digit decides what comes out after hundreds of epochs.
+    """
+    from umap.distances import euclidean  # slow to import, and needed in the workers only
+
+    distances = pairwise_distances(x, metric=euclidean)
+    nearest = distances.argsort(axis=1, kind="stable")[:, :15].astype(np.int32)
+    return nearest, np.take_along_axis(distances, nearest, axis=1)
+
+
+def _umap(
+    x: np.ndarray, nearest: tuple[np.ndarray, np.ndarray], seed: int
+) -> Float[np.ndarray, "n 50"]:
+    from umap import UMAP
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed means one core
-        model = UMAP(n_components=50, n_neighbors=15, min_dist=0.1, random_state=seed, n_jobs=1)
+        model = UMAP(n_components=50, n_neighbors=15, min_dist=0.1, random_state=seed, n_jobs=1,
+                     precomputed_knn=nearest)  # fmt: skip
         return model.fit_transform(x).astype(float)
 
 
