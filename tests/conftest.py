@@ -1,4 +1,7 @@
-"""Shapes of every annotated function are checked while the tests run."""
+"""Shapes of every annotated function are checked while the tests run.
+
+The process that deals tests to workers reads this file, too: it loads no model library.
+"""
 
 import itertools
 import os
@@ -14,14 +17,7 @@ install_import_hook("saerepgeo_lib", "checker.check")
 
 import numpy as np
 import pytest
-import torch
-from sae_lens import TopKSAE, TopKSAEConfig
 from stub_runs import write_stub
-
-from saerepgeo_lib.activations import models, prompts
-from saerepgeo_lib.activations.token_activations import read_concept
-from saerepgeo_lib.cores import one_thread as on_one_thread
-from saerepgeo_lib.studies import training
 
 HOOK = "blocks.4.hook_out"
 
@@ -36,12 +32,17 @@ def unchecked():
 
 @pytest.fixture(scope="session")
 def minilm():
+    from saerepgeo_lib.activations import models
+
     return models.load_model("minilm")
 
 
 @pytest.fixture(scope="session")
 def days(minilm):
     """The activations of the days' content tokens."""
+    from saerepgeo_lib.activations import prompts
+    from saerepgeo_lib.activations.token_activations import read_concept
+
     return read_concept(minilm, prompts.load_concept("days"), HOOK)
 
 
@@ -56,7 +57,7 @@ def mixed_directions(n=4000, d=16):
 def different_weights(a, b):
     """The names of the weights in which two modules differ."""
     other = b.state_dict()
-    return [name for name, value in a.state_dict().items() if not torch.equal(value, other[name])]
+    return [name for name, value in a.state_dict().items() if not value.equal(other[name])]
 
 
 @pytest.fixture
@@ -70,6 +71,9 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def small_sae():
     """A TopK SAE with random weights, 8 -> 32, k = 4."""
+    import torch
+    from sae_lens import TopKSAE, TopKSAEConfig
+
     torch.manual_seed(0)
     sae = TopKSAE(TopKSAEConfig(k=4, d_in=8, d_sae=32))
     torch.nn.init.normal_(sae.W_enc)
@@ -81,13 +85,17 @@ def small_sae():
 @pytest.fixture(scope="module")
 def one_thread():
     """Tests run beside each other: threads that wait for each other's cores are slow."""
-    with on_one_thread():
+    from saerepgeo_lib import cores
+
+    with cores.one_thread():
         yield
 
 
 @pytest.fixture
 def two_threads():
     """As on a machine of two cores, whatever the tests beside this one leave."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -97,6 +105,8 @@ def two_threads():
 @pytest.fixture(scope="session")
 def interrupt_at():
     """`with interrupt_at(n_batches)`: a user stops the training inside at that batch."""
+    from saerepgeo_lib.studies import training
+
     real = training.shuffled_batches
 
     @contextmanager

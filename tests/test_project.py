@@ -101,6 +101,7 @@ def test_the_readmes_three_lines_run_from_a_wheel_offline_in_an_empty_folder(whe
         "assert 'numpy' not in sys.modules and 'torch' not in sys.modules\n"
         "*others, cases = sys.argv[2].strip().splitlines()\n"
         "exec('\\n'.join(others))\n"
+        "acts = acts.rows(acts.prompt < 24)\n"  # so that it takes seconds
         "for case in cases.split('; '): print(eval(case).table.shape[0] > 0)"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SAEREPGEO_DATA")}
