@@ -18,9 +18,7 @@ from .forests import (
     plot_verdicts,
 )
 from .interventions import (
-    dose_frame,
     plot_doses,
-    plot_paths,
     plot_walks,
     shown,
     with_intervals,
@@ -32,14 +30,9 @@ from .noise import (
     plot_weyl,
 )
 from .panels import (
-    axes_grid,
-    legend_below,
-    named_rows,
     profile,
-    stacked_bars,
 )
 from .profiles import (
-    noise_frame,
     plot_certificate,
     plot_profiles,
     plot_spectra,
@@ -50,7 +43,6 @@ from .structure import (
     plot_entities,
 )
 from .style import (
-    COLOURS,
     house_style,
     looks_of,
 )
@@ -63,16 +55,10 @@ from .unfolding import (
 )
 
 __all__ = [
-    "COLOURS",
-    "axes_grid",
     "cluster_frame",
     "cone_frame",
-    "dose_frame",
     "house_style",
-    "legend_below",
     "looks_of",
-    "named_rows",
-    "noise_frame",
     "plot_against_edge",
     "plot_bias",
     "plot_caveat",
@@ -91,7 +77,6 @@ __all__ = [
     "plot_masked",
     "plot_mode_ranks",
     "plot_optima",
-    "plot_paths",
     "plot_planted",
     "plot_precision",
     "plot_profiles",
@@ -104,6 +89,5 @@ __all__ = [
     "plot_weyl",
     "profile",
     "shown",
-    "stacked_bars",
     "with_intervals",
 ]
