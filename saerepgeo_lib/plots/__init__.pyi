@@ -10,11 +10,12 @@ from .cone import (
     plot_cone_path,
 )
 from .forests import (
+    plot_aucs,
     plot_differences,
     plot_false_positives,
     plot_findings,
-    plot_forests,
     plot_optima,
+    plot_scores,
     plot_verdicts,
 )
 from .interventions import (
@@ -60,6 +61,7 @@ __all__ = [
     "house_style",
     "looks_of",
     "plot_against_edge",
+    "plot_aucs",
     "plot_bias",
     "plot_caveat",
     "plot_certificate",
@@ -71,7 +73,6 @@ __all__ = [
     "plot_entities",
     "plot_false_positives",
     "plot_findings",
-    "plot_forests",
     "plot_grams",
     "plot_margins",
     "plot_masked",
@@ -81,6 +82,7 @@ __all__ = [
     "plot_precision",
     "plot_profiles",
     "plot_rocs",
+    "plot_scores",
     "plot_spectra",
     "plot_unfoldings",
     "plot_variability",
