@@ -48,29 +48,24 @@ from saerepgeo_lib.plots import (
 )
 from saerepgeo_lib.rank import summarise, variability
 from saerepgeo_lib.studies import (
-    CarryOver,
-    OverTrainings,
     SteeringExperiment,
-    accuracy_with,
-    case3,
     cases_of,
     ceiling_text,
-    digits,
-    digits_concept,
     geometry_agreement,
     geometry_claims,
     geometry_verdict_text,
-    joined_tables,
-    load_vision,
+    joined,
     nothing_learned,
-    plot_patches,
     rank_claims,
     rank_verdict_text,
     read_study,
     reported_against_found,
-    vision_cards,
     wide_table,
 )
+from saerepgeo_lib.studies.vision.carry_over import CarryOver
+from saerepgeo_lib.studies.vision.cases import OverTrainings, accuracy_with, case3
+from saerepgeo_lib.studies.vision.digits import digits, digits_concept, plot_patches
+from saerepgeo_lib.studies.vision.training import load_vision, vision_cards
 
 # %matplotlib inline
 house_style()
@@ -204,7 +199,7 @@ Markdown(ceiling_text({concept.name: profile.sweep}, {concept.name: ranks}, rule
 # %%
 with record.stage("case 2"):
     geometry = srg.compare_geometry(acts, n_groups=n_groups, n_random=n_random, seed=seed)
-    record.tables["structure"] = table = joined_tables({concept.name: geometry.table})
+    record.tables["structure"] = table = joined({concept.name: geometry.table})
 shown = table[table["space"].isin(["residual", *model.saes])]
 wide_table(shown).drop(columns="concept").style.hide(axis="index")
 

@@ -33,9 +33,9 @@ if "COLAB_RELEASE_TAG" in os.environ:
 import pandas as pd
 from IPython.display import Markdown
 
-from saerepgeo_lib import studies
 from saerepgeo_lib.companion import Record, page_model
 from saerepgeo_lib.plots import house_style
+from saerepgeo_lib.studies import differences, differences_verdict
 
 # %matplotlib inline
 house_style()
@@ -69,18 +69,20 @@ acts = page_model(record).activations(concept.strip(" ,"), prompts_file=prompts_
 
 # %% tags=["hide-input"]
 with record.stage("case 3"):
-    record.tables |= studies.steering_differences(
+    record.tables |= differences.steering_differences(
         acts, min_cluster_size=min_cluster_size, mse_weight=mse_weight, n_steps=n_steps,
         n_walks=n_walks, dose=dose, seed=seed,
     )  # fmt: skip
 with record.stage("case 2: clusters"):
-    clusters = studies.clusterings(studies.token_choices(acts), min_cluster_size=min_cluster_size)
+    clusters = differences.clusterings(
+        differences.token_choices(acts), min_cluster_size=min_cluster_size
+    )
 with record.stage("case 1: noise"):
-    saturation, spread = studies.noise_differences(acts, seeds=range(seed, seed + n_seeds))
+    saturation, spread = differences.noise_differences(acts, seeds=range(seed, seed + n_seeds))
 tables = record.tables
 tables |= {"clusters": clusters, "saturation": saturation}
 record.numbers["residual_spread"] = spread
-findings = studies.difference_findings(tables, spread)
+findings = differences_verdict.difference_findings(tables, spread)
 tables["findings"] = pd.DataFrame(findings)
 
 # %% [markdown]
@@ -157,7 +159,7 @@ Markdown("\n".join(lines))
 # scale factor. Beside it: gradients, last iterate.
 
 # %% mystnb={"image": {"alt": "In the book's run: error against separability for two SAEs. In random walks the z-scored error falls below 1 while the SAE's own error rises above 1, so that its best iterate is the first. Ends of gradient paths lie far below 1 in the SAE's own error if free, and less far if valid.", "classes": "dark-light"}, "figure": {"caption": "Random walks with their best iterates (dots), and ends of gradient paths. In the book's run picking the best reports an improvement in the z-scored error alone.", "name": "procedures"}}
-studies.plot_procedures(tables["walks"], tables["gradients"])
+differences.plot_procedures(tables["walks"], tables["gradients"])
 
 # %%
 chosen = tables["picked"].groupby(["SAE", "measure"], sort=False)

@@ -138,12 +138,8 @@ record.tables["auc"] = aucs
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "In the book's run: AUC with intervals of every score for strata against three kinds of smooth data. Against data of the same covariance and of the same mean dimension, the ranges of the relative and of the effective rank separate almost perfectly in the SAEs and as well in a random encoder. Against smooth data of the lowest dimension they have AUC 0. The MLE spread is near 1 in all panels in the TopK SAE and in the residual stream.", "classes": "dark-light"}, "figure": {"caption": "AUC of every score, mean over both shapes; bars: 95 % intervals. The permutation range is taken of the SAEs only.", "name": "aucs"}}
 random = f"random {sparse[0]}"
-plots.plot_forests(
-    aucs[(aucs["shape"] == "both") & aucs["representation"].isin(["residual", *sparse, random])],
-    panel="contrast", row="score", by="representation", values=("auc", "low", "high"), gap=0.18,
-    line=0.5, xlabel="AUC", title="strata against: {}", size=11, grid="y", legend="-",
-    xlim=(-0.03, 1.03), height=0.34 * aucs["score"].nunique() + 0.5,
-)  # fmt: skip
+shown = aucs["representation"].isin(["residual", *sparse, random])
+plots.plot_aucs(aucs[(aucs["shape"] == "both") & shown])
 
 # %% [markdown]
 # The same as ROC curves, for the verdict's score and a few others, in the first SAE:
@@ -157,21 +153,12 @@ plots.plot_rocs(scores, sparse[0], selected)
 #
 # The distributions behind these areas say more than the areas do.
 
-
 # %% tags=["hide-input"] mystnb={"image": {"alt": "In the book's run: relative range of every planted set in the residual stream, the TopK SAE and its random encoder. In the encoders, lines and circles score highest by far, the strata come second, and smooth data of dimension 4 or of the strata's covariance lowest; the order is that of complexity.", "classes": "dark-light"}, "figure": {"caption": "The verdict's score of every planted set, a dot a set.", "name": "score-distributions"}}
-def distributions(score):
-    shown = scores["representation"].isin(["residual", sparse[0], random])
-    return plots.plot_forests(
-        scores[shown & (scores["score"] == score)].replace({"contrast": {"": "STRATA"}}),
-        panel="representation", row="contrast", by="shape", gap=0.22, look={"alpha": 0.7},
-        xlabel=score, grid="x", extra=0.9,
-    )  # fmt: skip
-
-
-distributions(score)
+shown = scores[scores["representation"].isin(["residual", sparse[0], random])]
+plots.plot_scores(shown, score)
 
 # %% mystnb={"image": {"alt": "In the book's run: MLE spread of every planted set. In the residual stream, the TopK SAE and its random encoder the strata score above every kind of smooth data.", "classes": "dark-light"}, "figure": {"caption": "The MLE spread of every planted set.", "name": "spread-distributions"}}
-distributions("MLE spread")
+plots.plot_scores(shown, "MLE spread")
 
 # %%
 order = scores[scores["representation"].isin(sparse)].pivot_table(

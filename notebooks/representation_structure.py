@@ -172,7 +172,7 @@ ring.style.format({"order": "{:.2f}", "p": "{:.3f}"}).hide(axis="index")
 
 # %%
 with record.stage("measures"):
-    table = studies.joined_tables({name: case.table for name, case in compared.items()})
+    table = studies.joined({name: case.table for name, case in compared.items()})
 record.tables["structure"] = table
 main = ["residual", *model.sparse]
 studies.wide_table(table.query("concept == @first and space in @main")).style.hide(axis="index")
@@ -196,7 +196,7 @@ wide.style.format(precision=2).hide(axis="index")
 # ```python
 # model, names = srg.load("minilm"), ("months", "days")
 # tables = {name: srg.compare_geometry(model.activations(name)).table for name in names}
-# table = studies.joined_tables(tables).assign(preset="minilm")
+# table = studies.joined(tables).assign(preset="minilm")
 # table.to_csv("structure.csv")
 # studies.wide_table(table).to_latex("structure.tex")
 # ```
@@ -218,7 +218,7 @@ with record.stage("authors' pipeline"):
         )
         for name, case in list(compared.items())[:n_umap_concepts]
     }  # fmt: skip
-record.tables["authors"] = studies.joined_tables(by_seed)
+record.tables["authors"] = studies.joined(by_seed)
 record.tables["authors"].style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
@@ -231,7 +231,7 @@ record.tables["authors"].style.format(precision=2).hide(axis="index")
 # %%
 with record.stage("procrustes"):
     aligned = {name: studies.procrustes_table(case) for name, case in several.items()}
-record.tables["procrustes"] = studies.joined_tables(aligned)
+record.tables["procrustes"] = studies.joined(aligned)
 record.tables["procrustes"].style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
@@ -292,7 +292,7 @@ with record.stage("entity tokens"):
         for name, case in compared.items()
         if case.acts.in_entity.sum() >= 3 * min_cluster_size
     }
-    tables = studies.joined_tables({name: case.table for name, case in alone.items()})
+    tables = studies.joined({name: case.table for name, case in alone.items()})
 record.tables["structure_entities"] = tables
 if alone:
     differences = pd.concat(case.compared for case in alone.values())

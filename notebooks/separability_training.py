@@ -36,13 +36,9 @@ from IPython.display import Markdown, display
 import saerepgeo_lib as srg
 from saerepgeo_lib.companion.records import Record
 from saerepgeo_lib.plots import house_style
-from saerepgeo_lib.studies import (
-    SeparabilityEffects,
-    read_study,
-    reported_against_found,
-    runs_table,
-    small_version,
-)
+from saerepgeo_lib.studies import read_study, reported_against_found
+from saerepgeo_lib.studies.separability.effects import SeparabilityEffects, runs_table
+from saerepgeo_lib.studies.separability.trainings import small_version
 
 # %matplotlib inline
 house_style()

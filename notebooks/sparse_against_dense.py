@@ -71,8 +71,7 @@ record = Record.start("sparse_against_dense", globals())
 
 # %%
 with record.stage("read the study"):
-    file = Path(results) if results else studies.study_file("sparse-dense")
-    study = studies.read_study(file)
+    study = studies.read_study(Path(results) if results else "sparse-dense")
     comparison = studies.SparseDense(study["points"], rank_rule, rank_mode, random_state=seed)
 
 # %% tags=["hide-input"]

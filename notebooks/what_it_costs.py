@@ -36,16 +36,9 @@ import pandas as pd
 from IPython.display import Markdown
 
 from saerepgeo_lib.companion import Record, read_costs
-from saerepgeo_lib.plots import (
-    COLOURS,
-    axes_grid,
-    house_style,
-    legend_below,
-    looks_of,
-    named_rows,
-    profile,
-    stacked_bars,
-)
+from saerepgeo_lib.plots import house_style, looks_of, profile
+from saerepgeo_lib.plots.panels import axes_grid, legend_below, named_rows, stacked_bars
+from saerepgeo_lib.plots.style import COLOURS
 
 # %matplotlib inline
 house_style()

@@ -18,7 +18,7 @@ from saerepgeo_lib.activations.token_activations import TokenActivations, read_a
 from saerepgeo_lib.activations.tokens import Tokens
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.plots.forests import plot_differences
-from saerepgeo_lib.studies import case2_table
+from saerepgeo_lib.studies import case2_table, tables
 from saerepgeo_lib.studies import case2_verdict as verdict
 from saerepgeo_lib.studies.case2_verdict import DIRECTIONS, compare_spaces
 from saerepgeo_lib.studies.compare_geometry import GeometryComparison, compare_geometry
@@ -166,13 +166,13 @@ def test_entities_alone_are_measured_in_their_own_coordinates(case):
 
 
 def test_tables_are_joined_widened_and_exported(case, tmp_path):
-    table = case2_table.joined_tables({"days": case.table, "again": case.table})
+    table = tables.joined({"days": case.table, "again": case.table})
     assert list(table.columns) == ["concept", *case.table.columns]
     table = table.assign(preset="minilm")
     table.to_csv(tmp_path / "t.csv", index=False)
     again = pd.read_csv(tmp_path / "t.csv", keep_default_na=True)
     np.testing.assert_allclose(again["value"], table["value"], equal_nan=True)
-    wide = case2_table.wide_table(table)
+    wide = tables.wide_table(table)
     assert list(wide.columns[:4]) == ["preset", "concept", "measure", "residual"]
     assert len(wide) == 2 * table["measure"].nunique()
     row = case.table.query("measure == 'radius' and space == 'residual'").iloc[0]

@@ -33,6 +33,10 @@ def test_what_a_door_lists_is_there_whatever_was_imported_before(door):
     assert all(getattr(door, name) is not None for name in door.__all__)
 
 
+def test_there_are_few_enough_names_to_hold():
+    assert sum(len(door.__all__) for door in DOORS) <= 150
+
+
 @pytest.fixture(scope="module")
 def acts():
     whole = srg.load("minilm").activations("months")

@@ -1,4 +1,4 @@
-"""Case 2: clusters, intrinsic dimension, arrangements of centroids."""
+"""Case 2: clusters, intrinsic dimension, and distances between centroids (AEDP and others)."""
 
 import lazy_loader
 

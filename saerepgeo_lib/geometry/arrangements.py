@@ -1,5 +1,6 @@
-"""The global representation: how centroids of local representations are arranged.
+"""Centroids and the distances between them: AEDP, spanning tree, geodesics; circles and matchings.
 
+The global representation of a concept is how the centroids of its local ones are arranged.
 All but the Procrustes disparity scale with the space: values of two spaces compare only after
 division by each space's `points.rms_radius`.
 """

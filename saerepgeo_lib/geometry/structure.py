@@ -1,4 +1,4 @@
-"""Case 2: how local and global structure differ between the residual stream and the latents.
+"""Every measure of Case 2 in one table of spaces, with intervals over groups of frames.
 
 A measure is one number per space. Lengths are over the root mean square radius of their space.
 """

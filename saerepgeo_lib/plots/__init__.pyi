@@ -10,17 +10,16 @@ from .cone import (
     plot_cone_path,
 )
 from .forests import (
+    plot_aucs,
     plot_differences,
     plot_false_positives,
     plot_findings,
-    plot_forests,
     plot_optima,
+    plot_scores,
     plot_verdicts,
 )
 from .interventions import (
-    dose_frame,
     plot_doses,
-    plot_paths,
     plot_walks,
     shown,
     with_intervals,
@@ -32,14 +31,9 @@ from .noise import (
     plot_weyl,
 )
 from .panels import (
-    axes_grid,
-    legend_below,
-    named_rows,
     profile,
-    stacked_bars,
 )
 from .profiles import (
-    noise_frame,
     plot_certificate,
     plot_profiles,
     plot_spectra,
@@ -50,7 +44,6 @@ from .structure import (
     plot_entities,
 )
 from .style import (
-    COLOURS,
     house_style,
     looks_of,
 )
@@ -63,17 +56,12 @@ from .unfolding import (
 )
 
 __all__ = [
-    "COLOURS",
-    "axes_grid",
     "cluster_frame",
     "cone_frame",
-    "dose_frame",
     "house_style",
-    "legend_below",
     "looks_of",
-    "named_rows",
-    "noise_frame",
     "plot_against_edge",
+    "plot_aucs",
     "plot_bias",
     "plot_caveat",
     "plot_certificate",
@@ -85,17 +73,16 @@ __all__ = [
     "plot_entities",
     "plot_false_positives",
     "plot_findings",
-    "plot_forests",
     "plot_grams",
     "plot_margins",
     "plot_masked",
     "plot_mode_ranks",
     "plot_optima",
-    "plot_paths",
     "plot_planted",
     "plot_precision",
     "plot_profiles",
     "plot_rocs",
+    "plot_scores",
     "plot_spectra",
     "plot_unfoldings",
     "plot_variability",
@@ -104,6 +91,5 @@ __all__ = [
     "plot_weyl",
     "profile",
     "shown",
-    "stacked_bars",
     "with_intervals",
 ]

@@ -15,36 +15,6 @@ _DRAWN = zip(VERDICTS, (GREEN, SKY, ORANGE, "#cccccc"), ("", "//", "xx", ".."), 
 _LOOKS: dict[str, Any] = {v: {"color": colour, "hatch": hatch} for v, colour, hatch in _DRAWN}
 
 
-def plot_forests(
-    table: pd.DataFrame, *, panel: str, row: str, by: str, xlabel: str, title: str = "{}",
-    look: panels.Look | None = None, legend: str = "none", grid: str = "", size: int = 10,
-    height: float = 1.75, extra: float = 0.7, columns: int = 1, same_rows: bool = False,
-    xlim: tuple[float, float] | None = None, **forest: Any,
-) -> Figure:  # fmt: skip
-    """`panels.forest_of` a table, a panel per value of one column, with a legend below.
-
-    `look` is added to that of every value of `by`, `legend` the style of the legend's lines. With
-    `same_rows`, every panel has the rows of all, and all share their axes.
-    """
-    groups = {title.format(key): rows for key, rows in table.groupby(panel, sort=False)}
-    names = list(dict.fromkeys(table[row])) if same_rows else None
-    looks = looks_of(table[by])
-    figure, axes = panels.axes_grid(
-        groups, columns=columns, height=height, extra=extra, size=size,
-        sharex=same_rows, sharey=same_rows,
-    )  # fmt: skip
-    drawn = {label: {**own, **(look or {})} for label, own in looks.items()}
-    for ax, rows in zip(axes, groups.values(), strict=True):
-        panels.forest_of(ax, rows, row=row, by=by, looks=drawn, names=names, **forest)
-        if xlim:
-            ax.set_xlim(xlim)
-        if grid:
-            ax.grid(axis=grid, alpha=0.3)  # type: ignore[arg-type]
-    axes[-1].set_xlabel(xlabel)
-    panels.legend_below(figure, looks, ls=legend)
-    return figure
-
-
 def _with_tokens(rows: pd.DataFrame) -> pd.DataFrame:
     """Concepts told apart by their tokens: "months" and "months (entity)"."""
     entity = rows["tokens"].map({"entity": " (entity)"}).fillna("")
@@ -54,13 +24,47 @@ def _with_tokens(rows: pd.DataFrame) -> pd.DataFrame:
 def plot_findings(rows: pd.DataFrame, by: str) -> Figure:
     """A claim's statistic and interval by concept, a look per case, a panel per value of `by`."""
     rows = _with_tokens(rows)
-    figure = plot_forests(
-        rows, panel=by, row="concept", by="case", xlabel=rows["statistic"].iloc[0], columns=2,
-        height=0.9 + 0.45 * rows["concept"].nunique(), extra=0.5, same_rows=True,
-        gap=0.6 / rows["case"].nunique(), repeat=0.03,
-    )  # fmt: skip
+    names, looks = list(dict.fromkeys(rows["concept"])), looks_of(rows["case"])
+    groups = {str(key): part for key, part in rows.groupby(by, sort=False)}
+    height = 0.9 + 0.45 * len(names)
+    figure, axes = panels.axes_grid(groups, height=height, sharex=True, sharey=True)
+    for ax, part in zip(axes, groups.values(), strict=True):
+        panels.forest_of(ax, part, row="concept", by="case", looks=looks, names=names,
+                         gap=0.6 / len(looks), repeat=0.03)  # fmt: skip
     for ax in figure.axes:
         ax.axvline(0, color="0.6", lw=1, zorder=0)
+    axes[-1].set_xlabel(rows["statistic"].iloc[0])
+    panels.legend_below(figure, looks, ls="none")
+    return figure
+
+
+def plot_aucs(aucs: pd.DataFrame) -> Figure:
+    """AUC with its interval by score, a look per representation, a panel per contrast."""
+    looks, height = looks_of(aucs["representation"]), 0.34 * aucs["score"].nunique() + 0.5
+    titled = aucs.groupby("strata against: " + aucs["contrast"], sort=False)
+    groups = {str(title): rows for title, rows in titled}
+    figure, axes = panels.axes_grid(groups, columns=1, height=height, extra=0.7, size=11)
+    for ax, rows in zip(axes, groups.values(), strict=True):
+        panels.forest_of(ax, rows, row="score", by="representation", looks=looks, gap=0.18,
+                         values=("auc", "low", "high"), line=0.5).set_xlim(-0.03, 1.03)  # fmt: skip
+        ax.grid(axis="y", alpha=0.3)
+    axes[-1].set_xlabel("AUC")
+    panels.legend_below(figure, looks)
+    return figure
+
+
+def plot_scores(scores: pd.DataFrame, score: str) -> Figure:
+    """A score of every planted set by contrast, a look per shape, a panel per representation."""
+    rows = scores[scores["score"] == score].replace({"contrast": {"": "STRATA"}})
+    groups = {str(key): part for key, part in rows.groupby("representation", sort=False)}
+    looks = looks_of(rows["shape"])
+    figure, axes = panels.axes_grid(groups, columns=1, height=1.75, extra=0.9)
+    drawn = {shape: {**look, "alpha": 0.7} for shape, look in looks.items()}
+    for ax, part in zip(axes, groups.values(), strict=True):
+        panels.forest_of(ax, part, row="contrast", by="shape", looks=drawn, gap=0.22)
+        ax.grid(axis="x", alpha=0.3)
+    axes[-1].set_xlabel(score)
+    panels.legend_below(figure, looks, ls="none")
     return figure
 
 

@@ -1,14 +1,28 @@
-from .noise_sweep import RESIDUAL
-from .profiles import active_table, certified_table, summarise, variability
-from .rules import RULES, relative_rank, weyl_bounds
-from .unfoldings import MODES, fold, sspd, unfold
+from .noise_sweep import (
+    RESIDUAL,
+)
+from .profiles import (
+    active_table,
+    summarise,
+    variability,
+)
+from .rules import (
+    RULES,
+    relative_rank,
+    weyl_bounds,
+)
+from .unfoldings import (
+    MODES,
+    fold,
+    sspd,
+    unfold,
+)
 
 __all__ = [
     "MODES",
     "RESIDUAL",
     "RULES",
     "active_table",
-    "certified_table",
     "fold",
     "relative_rank",
     "sspd",

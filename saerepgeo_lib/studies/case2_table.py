@@ -16,24 +16,6 @@ from saerepgeo_lib.rank.noise_sweep import RESIDUAL
 from saerepgeo_lib.studies.compare_geometry import GeometryComparison
 
 
-def joined_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The tables of several concepts in one, with the concept in the first column."""
-    if not tables:
-        return pd.DataFrame()
-    parts = pd.concat(tables, names=["concept"])
-    return parts.reset_index("concept").reset_index(drop=True)
-
-
-def wide_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per measure (of a preset and concept), a column per space: "value [low, high]"."""
-    value, low, high = (table[name].map("{:.2f}".format) for name in ("value", "low", "high"))
-    cells = value + (" [" + low + ", " + high + "]").where(np.isfinite(table["low"]), "")
-    table = table.assign(cell=cells.where(np.isfinite(table["value"]), "–"))
-    keys = [name for name in ("preset", "concept", "measure") if name in table.columns]
-    out = table.pivot_table("cell", keys, "space", aggfunc="first", sort=False)
-    return out.rename_axis(columns=None).reset_index()
-
-
 def cluster_words(acts: TokenActivations, labels: Labels, *, shown: int = 6) -> pd.DataFrame:
     """The largest clusters with their size, share of entity tokens and commonest tokens."""
     known = pd.DataFrame({"cluster": labels, "word": acts.words, "entity": acts.in_entity.cpu()})

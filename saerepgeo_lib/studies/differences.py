@@ -32,6 +32,7 @@ from saerepgeo_lib.steering.latents import PAPER_SCALES, ClusteredLatents, steer
 from saerepgeo_lib.steering.latents import ratios as steered_ratios
 from saerepgeo_lib.steering.random_walk import MEASURES
 from saerepgeo_lib.studies import steering_experiment as experiment
+from saerepgeo_lib.studies.tables import joined
 
 CONTENT, EVERY, PADDED = "content only", "all of the prompts", "all, and padding"
 SATURATED = 0.95  # share of the largest rank at which a profile counts as saturated
@@ -69,7 +70,7 @@ def steering_differences(
 
     measured = experiment.for_each(cases, measure)
     tables = {
-        name: experiment.table({case: each[name] for case, each in measured.items()})
+        name: joined({case: each[name] for case, each in measured.items()}, experiment.COLUMNS)
         for name in ("walks", "gradients", "losses", "errors", "codes")
     }
     return {**tables, "picked": picked(tables["walks"])}

@@ -25,11 +25,13 @@ from saerepgeo_lib.steering import downstream, optimise, random_walk, scaling
 from saerepgeo_lib.steering.dose_response import LEAST, PATHS, PUSH
 from saerepgeo_lib.steering.latents import PAPER_SCALES, ClusteredLatents, Kind, Measure, steer
 from saerepgeo_lib.steering.optimise import N_STEPS, OBJECTIVES, STEP, Path, intervene
+from saerepgeo_lib.studies.tables import joined
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Key = tuple[str, str]  # concept and SAE
+Key = tuple[str, str]
+COLUMNS = ("concept", "SAE")  # of every table, in front: the key
 Grouping = Literal["clusters", "entities"]
 NOTHING = "random SAE, random model"  # label of the control in which nothing was learned
 SHUFFLED, RESCALED = "separate, shuffled labels", "all codes scaled to rho*"
@@ -104,14 +106,6 @@ def for_each(cases: Mapping[Any, Case], work: Callable[[Any, Case], T]) -> dict[
     return {key: results[key] for key in cases}
 
 
-def table(results: Mapping[Key, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of several cases in one table, with columns concept and SAE in front."""
-    if not results:
-        return pd.DataFrame()
-    rows = pd.concat(results, names=["concept", "SAE"])
-    return rows.reset_index(["concept", "SAE"]).reset_index(drop=True)
-
-
 def summary(latents: ClusteredLatents, paths: Sequence[Path]) -> pd.DataFrame:
     """A row per path: path, kind, AEDP, MSE (ratios), `optimise.side_effects`, left, converged.
 
@@ -176,7 +170,7 @@ class SteeringExperiment:
         def work(_: Key, case: Case) -> pd.DataFrame:
             return pd.DataFrame([scaling.shrinkage(case.latents, case.acts.folds(self.n_groups))])
 
-        return table(for_each(self.cases, work))
+        return joined(for_each(self.cases, work), COLUMNS)
 
     @cached_property
     def _reconstructed(self) -> dict[Key, Path]:
@@ -225,7 +219,7 @@ class SteeringExperiment:
     def paths(self) -> pd.DataFrame:
         """`summary` of the trajectories."""
         paths = self.trajectories
-        return table(self._steered(lambda key, case: summary(case.latents, paths[key])))
+        return joined(self._steered(lambda key, case: summary(case.latents, paths[key])), COLUMNS)
 
     @cached_property
     def dose_response(self) -> pd.DataFrame:
@@ -262,7 +256,7 @@ class SteeringExperiment:
                 n_steps=self.n_steps, n_bootstrap=self.n_bootstrap, seed=self.seed,
             )  # fmt: skip
 
-        return table(for_each(cases, work))
+        return joined(for_each(cases, work), COLUMNS)
 
     @cached_property
     def correlations(self) -> pd.DataFrame:
@@ -278,7 +272,8 @@ class SteeringExperiment:
             seed = child_seed(self.seed, numbers[key])
             return random_walk.walks(case.latents, n_walks=self.n_walks, seed=seed)
 
-        return table(for_each({k: case for k, case in self.cases.items() if case.sparse}, work))
+        sparse = {key: case for key, case in self.cases.items() if case.sparse}
+        return joined(for_each(sparse, work), COLUMNS)
 
     @cached_property
     def random_pair(self) -> pd.DataFrame:
@@ -304,7 +299,7 @@ class SteeringExperiment:
             case, valid = self.cases[key], [p for p in self.trajectories[key] if p.kind == "valid"]
             paths = [path for path in valid if path.name in DOWNSTREAM]
             results[key] = downstream.effects(case.sae, case.acts, case.latents, paths, **options)
-        return table(results)
+        return joined(results, COLUMNS)
 
     def frame(self, concept: str, dose: float) -> Frame:
         """A concept's latents, pushed to a dose and valid, drawn beside the error at all doses."""
