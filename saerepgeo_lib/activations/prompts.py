@@ -72,8 +72,8 @@ class Concept:
         entities look alike.
         """
         self._refuse_twins()
-        longer = {e: [o for o in self.entities if e in o and e != o] for e in self.entities}
-        spans = []
+        entities, spans = self.entities, []
+        longer = {e: [o for o in entities if e in o and e != o] for e in entities}
         for i, prompt in enumerate(self.prompts):
             try:
                 spans.append(span := prompt.entity_span)
