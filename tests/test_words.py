@@ -125,7 +125,7 @@ def test_parts_of_words_and_texts_that_look_alike_are_refused(tmp_path, prompts,
 FRAMES = {  # of five scripts; three entities each
     "latin": (("février", "août", "décembre"),
               ("Le café est fermé en {}.", "Il a neigé dès {}.", "{} est passé, l’hôtel aussi.")),
-    "hindi": (("जनवरी", "फ़रवरी", "मार्च"), ("{} में ठंड थी।", "दुकान {} में खुली।", "हम {} तक रुके।")),
+    "hindi": (("जनवरी", "मार्च", "दिसंबर"), ("{} में ठंड थी।", "दुकान {} में खुली।", "हम {} तक रुके।")),
     "thai": (("มกราคม", "เมษายน", "ธันวาคม"), ("เดือน{}หนาวมาก", "ร้านปิดใน{}", "ฝนตกหลัง{}")),
     "arabic": (("يَنايِر", "مارِس", "أُكتوبَر"),
                ("كانَ {} بارِدًا.", "سافَرنا في {}.", "بَعدَ {} نَزَلَ المَطَر.")),
@@ -186,7 +186,7 @@ def test_every_piece_of_a_character_counts_in_a_byte_level_tokenizer(tokenizer):
         assert tokens.content.sum() == len(expected.encode())
         assert tokens.entity.sum() == len((entity or "").encode())
     assert set(tokens.left_out["function word"]) == {"an", "isn't", "s"}
-    assert ("endoftext" in tokens.left_out[UNKNOWN]) == special
+    assert ("<|endoftext|>" in tokens.left_out[UNKNOWN]) == special
 
 
 def test_what_the_tokenizer_does_not_know_never_counts_and_is_told(minilm):
@@ -206,6 +206,8 @@ def test_what_the_tokenizer_does_not_know_never_counts_and_is_told(minilm):
 
     refused("does not know the entity 'มกราคม'", read, Prompt("In มกราคม it rains.", "มกราคม"))
     refused("words that the tokenizer does not know", read, Prompt("หิมะ"))
+    chinese = read(Prompt("一月天气很冷。", "一月")).tokens  # each character is a token
+    assert set(chinese.left_out[UNKNOWN]) == {"气", "很", "冷"} and chinese.content.sum() == 3
     refused("is the same as 'A saw.'", read, Prompt("A saw."), Prompt("a SAW."))
     refused("'May' and 'may'", read, *prompts)
     assert len(read_concept(minilm, Concept("c", (Prompt("the ice"),)), HOOK,
@@ -246,18 +248,19 @@ def test_five_scripts_go_through_case_1_or_are_refused_with_a_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "language"), [("hindi", "none"), ("latin", "french")])
-def test_a_page_reads_a_file_of_another_script_and_shows_what_it_masks(
-    script, language, concept_file, tmp_path, capsys
-):
-    given = {"prompts_file": concept_file, "concept": script, "function_words": language,
-             "noise_levels": "[0, 1]", "n_seeds": "2", "max_slots": "1"}  # fmt: skip
-    words = [word for name, value in given.items() for word in ("-p", name, str(value))]
-    assert main(["run", "stratified_manifold", *words, "-o", str(tmp_path / "o")]) == 0
+def test_a_page_shows_what_it_masks_and_says_what_it_cannot_read(concept_file, tmp_path, capsys):
+    def run(concept, language):
+        given = {"prompts_file": concept_file, "concept": concept, "function_words": language,
+                 "noise_levels": "[0, 1]", "n_seeds": "2", "max_slots": "1"}  # fmt: skip
+        words = [word for name, value in given.items() for word in ("-p", name, str(value))]
+        return main(["run", "stratified_manifold", *words, "-o", str(tmp_path / "o")])
+
+    assert run("latin", "french") == 0
     (path,) = (tmp_path / "o").glob("*/*.record.json")
     left_out = read_json(path)["tables"]["left_out"]
-    assert len(left_out) == 3
-    if script == "latin":
-        assert re.search(r"\best \(\d+\)", left_out[0]["which"])
-    assert main(["run", "stratified_manifold", "-p", "function_words", "klingon"]) == 2
+    assert left_out["left out as"] == ["function word", "template word", UNKNOWN]
+    assert re.search(r"\best \(6\).*\bl \(3\)", left_out["which"][0])
+    assert run("thai", "none") == 2
+    assert "does not know the entity 'มกราคม'" in capsys.readouterr().err
+    assert run("latin", "klingon") == 2
     assert "function_words must be none, or a language with a list" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from saerepgeo_lib.activations.words import function_words, key, words_in
 from saerepgeo_lib.errors import UserError, quoted
 
 UNKNOWN = "unknown to the tokenizer"  # why a word is left out
+Pieces = list[tuple[int, int, int]]  # of a text: position of the token, start and end
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def tokenize(
                 f"{where}: to the model's tokenizer {quoted(text)} is the same as "
                 f"{quoted(texts[twin])} (prompt {twin}); leave one of them out"
             )
-        known = _known(tokenizer, rows[p], offsets[p])
+        known, unknown = _pieces(tokenizer, rows[p], offsets[p])
         if span is not None:
             entity[p, _over(known, *span)] = True
             if not entity[p].any():
@@ -99,13 +100,15 @@ def tokenize(
                     f"{where}: the model's tokenizer does not know the entity "
                     f"{text[slice(*span)]!r}; leave it out, or take a model that reads this script"
                 )
-        for word in words_in(text, masked):
-            tokens = _over(known, word.start, word.end)
-            if tokens and not word.left_out:
-                content[p, tokens] = True
-            elif span is None or word.end <= span[0] or span[1] <= word.start:
-                left_out[word.left_out or UNKNOWN][text[word.start : word.end]] += 1
-        content[p] |= entity[p]
+        content[p] = entity[p]
+        strange = set()
+        for start, end, why in words_in(text, masked):
+            if not why:
+                content[p, _over(known, start, end)] = True
+                strange |= {offsets[p][t] for t in _over(unknown, start, end)}
+            elif span is None or end <= span[0] or span[1] <= start:
+                left_out[why][text[start:end]] += 1
+        left_out[UNKNOWN].update(text[start:end] for start, end in strange)
         if not content[p].any():
             raise UserError(
                 f"{where}: only function words, template words, words that the tokenizer does not "
@@ -114,18 +117,21 @@ def tokenize(
     return Tokens(ids, attention, content, entity, left_out)
 
 
-def _known(
+def _pieces(
     tokenizer: Any, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
-) -> list[tuple[int, int, int]]:
-    """Position, start and end of the tokens that say something: not special, unknown or a space."""
-    pieces = zip(ids, offsets, tokenizer.convert_ids_to_tokens(ids), strict=True)
+) -> tuple[Pieces, Pieces]:
+    """The tokens that stand for a piece of text (no lone space): what is known, what is not.
+
+    Unknown, or special, is also a special token that somebody wrote into the text.
+    """
+    written = tokenizer.convert_ids_to_tokens(ids)
+    pieces = [(t, *place) for t, place in enumerate(offsets)
+              if place[1] > place[0] and written[t].strip("▁")]  # fmt: skip
     special = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
-    return [
-        (t, start, end) for t, (token, (start, end), written) in enumerate(pieces)
-        if end > start and token not in special and written.strip("▁")
-    ]  # fmt: skip
+    return ([piece for piece in pieces if ids[piece[0]] not in special],
+            [piece for piece in pieces if ids[piece[0]] in special])  # fmt: skip
 
 
-def _over(tokens: Sequence[tuple[int, int, int]], start: int, end: int) -> list[int]:
+def _over(pieces: Pieces, start: int, end: int) -> list[int]:
     """The positions of the tokens that overlap a stretch of text."""
-    return [t for t, a, b in tokens if a < end and start < b]
+    return [t for t, a, b in pieces if a < end and start < b]
