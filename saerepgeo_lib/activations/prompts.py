@@ -97,8 +97,8 @@ class Concept:
         if repeated := _repeated(alike(entity).casefold() for entity in self.entities):
             one, other = (self.entities[i] for i in repeated)
             raise UserError(
-                f"the entities {other!r} and {one!r} differ in case or spaces alone; "
-                "write them the same way"
+                f"the entities {other!r} and {one!r} are the same without regard to case and "
+                "spaces; write them the same way"
             )
         if phrase := next((w for w in self.template_words if not is_word(clean(w))), None):
             raise UserError(

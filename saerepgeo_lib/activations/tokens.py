@@ -92,7 +92,7 @@ def tokenize(
                 f"{where}: to the model's tokenizer {quoted(text)} is the same as "
                 f"{quoted(texts[twin])} (prompt {twin}); leave one of them out"
             )
-        known, unknown = _pieces(tokenizer, rows[p], offsets[p])
+        known, unknown = _pieces(tokenizer, text, rows[p], offsets[p])
         if span is not None:
             entity[p, _over(known, *span)] = True
             if not entity[p].any():
@@ -118,15 +118,15 @@ def tokenize(
 
 
 def _pieces(
-    tokenizer: Any, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+    tokenizer: Any, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
 ) -> tuple[Pieces, Pieces]:
-    """The tokens that stand for a piece of text (no lone space): what is known, what is not.
+    """The tokens that stand for a piece of `text`, not for a space: what is known, what is not.
 
     Unknown, or special, is also a special token that somebody wrote into the text.
     """
     written = tokenizer.convert_ids_to_tokens(ids)
     pieces = [(t, *place) for t, place in enumerate(offsets)
-              if place[1] > place[0] and written[t].strip("▁")]  # fmt: skip
+              if text[slice(*place)].strip() and written[t].strip("▁")]  # fmt: skip
     special = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
     return ([piece for piece in pieces if ids[piece[0]] not in special],
             [piece for piece in pieces if ids[piece[0]] in special])  # fmt: skip
