@@ -33,7 +33,7 @@ if "COLAB_RELEASE_TAG" in os.environ:
 import pandas as pd
 from IPython.display import Markdown
 
-from saerepgeo_lib.companion import Record, page_model
+from saerepgeo_lib.companion import Record, left_out_table, page_model
 from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.studies import differences, differences_verdict
 
@@ -48,6 +48,9 @@ preset: str = "minilm"  # gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEA
 model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
 concept: str = "months"  # one concept
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
+function_words: str = (
+    "english"  # list of function words that are masked: english, german, ..., or none
+)
 min_cluster_size: int = 10  # fewest tokens of a cluster
 mse_weight: float = 1.0  # lambda: weight of the error in the gradients' objectives
 n_steps: int = 40  # steps of a gradient path
@@ -65,7 +68,9 @@ device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% tags=["hide-input"]
 record = Record.start("differences", globals(), seeds=[seed])
-acts = page_model(record).activations(concept.strip(" ,"), prompts_file=prompts_file)
+acts = page_model(record).activations(
+    concept.strip(" ,"), prompts_file=prompts_file, function_words=function_words
+)
 
 # %% tags=["hide-input"]
 with record.stage("case 3"):
@@ -84,6 +89,12 @@ tables |= {"clusters": clusters, "saturation": saturation}
 record.numbers["residual_spread"] = spread
 findings = differences_verdict.difference_findings(tables, spread)
 tables["findings"] = pd.DataFrame(findings)
+
+# %% [markdown]
+# The words of these prompts that are masked, why, and how often each occurs:
+
+# %% tags=["hide-output"]
+left_out_table(record, [acts])
 
 # %% [markdown]
 # ## All differences in one table

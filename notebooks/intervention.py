@@ -33,7 +33,7 @@ from IPython.display import Markdown, display
 
 from saerepgeo_lib import plots, steering, studies
 from saerepgeo_lib.activations import names_in
-from saerepgeo_lib.companion import Record, page_model
+from saerepgeo_lib.companion import Record, left_out_table, page_model
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.studies import case3_verdict
 
@@ -50,6 +50,9 @@ hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
+function_words: str = (
+    "english"  # list of function words that are masked: english, german, ..., or none
+)
 grouping: str = "clusters"  # local representations: clusters (of all content tokens) or entities
 min_cluster_size: int = 10  # fewest tokens of a cluster
 mse_weight: float = 1.0  # lambda: weight of the error in every objective
@@ -75,7 +78,7 @@ record = Record.start("intervention", globals())
 positions = {"clusters": "content", "entities": "entity"}[grouping]
 model, names = page_model(record), names_in(concept)
 with record.stage("clusters"):
-    read = {"positions": positions, "prompts_file": prompts_file}
+    read = {"positions": positions, "prompts_file": prompts_file, "function_words": function_words}
     acts = [model.activations(name, **read) for name in names]
     random_pair = studies.nothing_learned(acts[0], seed=seed)
     random_acts = [random_pair.activations(name, **read) for name in names]
@@ -91,6 +94,12 @@ for name in studies.SteeringExperiment.TABLES:
         record.tables[name] = getattr(case3, name)
 law, responses = case3.shrinkage, case3.responses
 record.claims += case3_verdict.judge_steering(case3, tokens=positions)
+
+# %% [markdown]
+# The words of these prompts that are masked, why, and how often each occurs:
+
+# %% tags=["hide-output"]
+left_out_table(record, acts)
 
 # %% [markdown]
 # ## The answer in one minute

@@ -37,7 +37,7 @@ from IPython.display import Markdown, display
 import saerepgeo_lib as srg
 from saerepgeo_lib import geometry, plots, studies
 from saerepgeo_lib.activations import names_in
-from saerepgeo_lib.companion import Record, page_model
+from saerepgeo_lib.companion import Record, left_out_table, page_model
 from saerepgeo_lib.plots.frames import frames, recompute
 
 # %matplotlib inline
@@ -53,6 +53,9 @@ hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
+function_words: str = (
+    "english"  # list of function words that are masked: english, german, ..., or none
+)
 min_cluster_size: int = 10  # fewest tokens of a local representation
 n_groups: int = 12  # groups of sentence frames; intervals leave out one at a time, at least 3
 n_random: int = 2  # draws of the random encoder of each SAE
@@ -75,8 +78,8 @@ model = page_model(record)
 with record.stage("spaces"):
     compared = {
         name: srg.compare_geometry(
-            model.activations(name, prompts_file=prompts_file), n_groups=n_groups,
-            n_random=n_random, min_cluster_size=min_cluster_size, seed=seed,
+            model.activations(name, prompts_file=prompts_file, function_words=function_words),
+            n_groups=n_groups, n_random=n_random, min_cluster_size=min_cluster_size, seed=seed,
         )
         for name in names_in(concept)
     }  # fmt: skip
@@ -88,6 +91,12 @@ overview = {
     for name, case in compared.items()
 }  # fmt: skip
 pd.DataFrame.from_dict(overview, orient="index")
+
+# %% [markdown]
+# The words of these prompts that are masked, why, and how often each occurs:
+
+# %% tags=["hide-output"]
+left_out_table(record, [case.acts for case in compared.values()])
 
 # %% [markdown]
 # ## Maps

@@ -35,7 +35,7 @@ from IPython.display import Markdown, display
 import saerepgeo_lib as srg
 from saerepgeo_lib import plots, studies
 from saerepgeo_lib.activations import fit_on, names_in, rms
-from saerepgeo_lib.companion import Record, page_model
+from saerepgeo_lib.companion import Record, left_out_table, page_model
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.rank import RESIDUAL, active_table
 
@@ -54,6 +54,9 @@ hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
+function_words: str = (
+    "english"  # list of function words that are masked: english, german, ..., or none
+)
 positions: str = "content"  # tokens looked at: content (all that count) or entity
 max_slots: int = 2  # tokens a prompt in the tensor, the entity's first
 noise_levels: list[float] = [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]  # ascending from 0
@@ -69,21 +72,29 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # ## From prompts to residual vectors
 #
 # A *concept* is a set of short prompts, such as *Heavy snow fell across the valley in January.* Only **content tokens** count: no padding or special
-# token, no punctuation, no function word. Masked tokens are left out; they are never represented by zeros. The model reads each prompt **once**;
-# noise is added later, at the hook.
+# token, no punctuation, no function word (those of the list `function_words`), no word of the templates, and nothing that the tokenizer does not
+# know. Masked tokens are left out; they are never represented by zeros. The model reads each prompt **once**; noise is added later, at the hook.
 
 # %%
 record = Record.start("stratified_manifold", globals())
 model = page_model(record)
 with record.stage("residuals"):
     acts = {
-        name: model.activations(name, positions=positions, prompts_file=prompts_file)
+        name: model.activations(
+            name, positions=positions, prompts_file=prompts_file, function_words=function_words
+        )
         for name in names_in(concept)
     }
 pd.DataFrame(
     {"prompts": len(a.concept.prompts), "entities": len(a.concept.entities), "content tokens": len(a)}
     for a in acts.values()
 ).set_index(pd.Index(acts))  # fmt: skip
+
+# %% [markdown]
+# The words of these prompts that are masked, why, and how often each occurs:
+
+# %% tags=["hide-output"]
+left_out_table(record, acts.values())
 
 # %% [markdown]
 # ### How well do the autoencoders fit these tokens?

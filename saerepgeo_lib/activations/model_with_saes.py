@@ -73,16 +73,20 @@ class ModelWithSAEs:
 
     def activations(
         self, concept: Concept | str, *, positions: Positions = "content",
-        prompts_file: Path | str | None = None,
+        prompts_file: Path | str | None = None, function_words: str = "english",
     ) -> TokenActivations:  # fmt: skip
         """One forward pass: the residual stream at the hook for a concept's tokens.
 
-        `concept` is a name in the shipped file (or in `prompts_file`) or a Concept of your own.
+        `concept` is a name in the shipped file (or in `prompts_file`) or a Concept of your own;
+        `function_words` the list of those that are masked: a language, or "none".
         """
         if isinstance(concept, str):
             concept = load_concept(concept, prompts_file or None)
         bos = self.prepend_bos
-        acts = read_concept(self.model, concept, self.hook, prepend_bos=bos, source=self)
+        acts = read_concept(
+            self.model, concept, self.hook, prepend_bos=bos, source=self,
+            function_words=function_words,
+        )  # fmt: skip
         return acts.at(positions)
 
     def random_model(self, random_state: int) -> Any:

@@ -4,7 +4,7 @@ Files have the full form, where each prompt carries its entity and frame, or the
 `{"months": ["January is ...", ...]}` (see `data/README.md`).
 """
 
-import re
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,32 +13,43 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, StrictStr, StringConstraints
 from pydantic.dataclasses import dataclass
 
+from saerepgeo_lib.activations.words import alike, clean, in_whole_words, is_word, place_of
 from saerepgeo_lib.errors import UserError, choose, explained, quoted
 from saerepgeo_lib.files import data_dir, read_json
 
 _CLOSED = pydantic.ConfigDict(extra="forbid")
+_Text = Annotated[StrictStr, AfterValidator(clean)]
+_Name = Annotated[_Text, AfterValidator(str.strip)]
 _Word = Annotated[str, StringConstraints(strict=True, min_length=1, to_lower=True)]
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class Prompt:
-    """One sentence; `entity` stands in it where `frame` has `{}` (both None in the plain form)."""
+    """One sentence; `entity` stands in it where `frame` has `{}` (both None in the plain form).
 
-    text: StrictStr
-    entity: StrictStr | None = None
-    frame: StrictStr | None = None
+    All three are kept in Unicode's composed form (NFC), without characters that are not seen.
+    """
+
+    text: _Text
+    entity: _Name | None = None
+    frame: _Text | None = None
 
     @property
     def entity_span(self) -> tuple[int, int] | None:
-        """Offsets (start, end) of the entity in the text, as a whole word if it can be."""
+        """Offsets (start, end) of the entity in the text. Raises UserError for a part of a word."""
         if self.entity is None:
             return None
-        if self.frame is not None:
-            start = self.frame.index("{}")
+        if self.frame is None:
+            place = place_of(self.text, self.entity)
         else:
-            whole = re.search(rf"(?<![^\W_]){re.escape(self.entity)}(?![^\W_])", self.text)
-            start = whole.start() if whole else self.text.index(self.entity)
-        return start, start + len(self.entity)
+            start = self.frame.index("{}")
+            place = start, start + len(self.entity)
+        if place is None or not in_whole_words(self.text, *place):
+            raise UserError(
+                f"the entity {self.entity!r} is absent from {quoted(self.text)}, or only a part of "
+                "a word there: give the whole word as it stands in the text"
+            )
+        return place
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,54 @@ class Concept:
     def entities(self) -> tuple[str, ...]:
         """The distinct entities in order of first appearance; empty in the plain form."""
         return tuple(dict.fromkeys(p.entity for p in self.prompts if p.entity is not None))
+
+    def entity_spans(self) -> list[tuple[int, int] | None]:
+        """The place of each prompt's entity (None without one).
+
+        Raises UserError where it is part of a word, or of a longer entity, and where prompts or
+        entities look alike.
+        """
+        self._refuse_twins()
+        entities, spans = self.entities, []
+        longer = {e: [o for o in entities if e in o and e != o] for e in entities}
+        for i, prompt in enumerate(self.prompts):
+            try:
+                spans.append(span := prompt.entity_span)
+            except UserError as error:
+                raise UserError(f"prompts[{i}]: {error}") from None
+            for other in longer.get(prompt.entity or "", ()):
+                place = place_of(prompt.text, other)
+                if span and place and place[0] <= span[0] and span[1] <= place[1]:
+                    raise UserError(
+                        f"prompts[{i}]: the entity {prompt.entity!r} stands inside {other!r}, an "
+                        f"entity of its own, in {quoted(prompt.text)}"
+                    )
+        return spans
+
+    def _refuse_twins(self) -> None:
+        """Raises UserError for prompts or entities that look alike, and for a phrase as a word."""
+        if repeated := _repeated(alike(prompt.text) for prompt in self.prompts):
+            at, first = repeated
+            text = quoted(self.prompts[at].text)
+            raise UserError(f"prompts[{at}]: duplicate of prompt {first}: {text}")
+        if repeated := _repeated(alike(entity).casefold() for entity in self.entities):
+            one, other = (self.entities[i] for i in repeated)
+            raise UserError(
+                f"the entities {other!r} and {one!r} are the same without regard to case and "
+                "spaces; write them the same way"
+            )
+        if phrase := next((w for w in self.template_words if not is_word(clean(w))), None):
+            raise UserError(
+                f"template_words: {phrase!r} is not one word; list the words of a phrase separately"
+            )
+
+
+def _repeated(names: Iterable[str]) -> tuple[int, int] | None:
+    """Where a name first occurs again, and where it stood before."""
+    first: dict[str, int] = {}
+    return next(
+        ((i, first[name]) for i, name in enumerate(names) if first.setdefault(name, i) < i), None
+    )
 
 
 def _full_form(key: str) -> BeforeValidator:
@@ -92,12 +151,9 @@ class _Content:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ValueError("has no prompts; give at least one or remove the concept")
-        texts = [prompt.text for prompt in self.prompts]
-        for i, text in enumerate(texts):
-            if (first := texts.index(text)) < i:
-                raise ValueError(f"prompts[{i}]: duplicate of prompt {first}: {text!r}")
         if len({prompt.entity is None for prompt in self.prompts}) > 1:
             raise ValueError("either every prompt or no prompt carries an entity")
+        Concept("", tuple(self.prompts), frozenset(self.template_words)).entity_spans()
 
 
 _FILE = pydantic.TypeAdapter(dict[str, Annotated[_Content, _full_form("prompts")]])

@@ -1,6 +1,6 @@
 """Token activations: what every case looks at, and what is known of each token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -108,17 +108,22 @@ class TokenActivations:
 
 
 def read_concept(
-    model: Any, concept: Concept, hook: str, *, prepend_bos: bool = True, source: Any = None
-) -> TokenActivations:
+    model: Any, concept: Concept, hook: str, *, prepend_bos: bool = True, source: Any = None,
+    function_words: str = "english",
+) -> TokenActivations:  # fmt: skip
     """One forward pass over a concept's prompts: the activations at `hook`.
 
-    Instead of a tokenizer, a model that reads no text has an object with `read_concept`.
+    `function_words` is the list of those that are masked: a language, or "none". Instead of a
+    tokenizer, a model that reads no text has an object with `read_concept`.
     """
     if read := getattr(model.tokenizer, "read_concept", None):
         tokens: Tokens = read(concept)
     else:
         n_ctx = model.cfg.n_ctx
-        tokens = tokenize(model.tokenizer, concept, n_ctx=n_ctx, prepend_bos=prepend_bos)
+        tokens = tokenize(
+            model.tokenizer, concept, n_ctx=n_ctx, prepend_bos=prepend_bos,
+            functions=function_words,
+        )  # fmt: skip
     return read_activations(model, tokens, hook, concept=concept, source=source)
 
 
@@ -131,3 +136,14 @@ def read_activations(
     prompt, position = tokens.content.nonzero(as_tuple=True)
     in_entity = tokens.entity[tokens.content]
     return TokenActivations(x, prompt, position, in_entity, concept, tokens, source)
+
+
+def left_out_words(acts: Iterable[TokenActivations]) -> pd.DataFrame:
+    """The words of concepts' prompts that do not count, by why: how many, and which how often."""
+    columns = ["concept", "left out as", "words", "which"]
+    return pd.DataFrame([
+        (str(of.concept.name), why, words.total(),
+         ", ".join(f"{word} ({n})" for word, n in words.most_common()) or "none")
+        for of in acts if of.tokens and of.concept
+        for why, words in of.tokens.left_out.items()
+    ], columns=columns)  # fmt: skip

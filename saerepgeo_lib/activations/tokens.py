@@ -1,8 +1,8 @@
 """Prompts to tokens, and the mask that says which of them count."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,20 +11,26 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from saerepgeo_lib.activations.prompts import Concept
-from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.activations.words import function_words, key, words_in
+from saerepgeo_lib.errors import UserError, quoted
+
+UNKNOWN = "unknown to the tokenizer"  # why a word is left out
+Pieces = list[tuple[int, int, int]]  # of a text: position of the token, start and end
 
 
 @dataclass(frozen=True)
 class Tokens:
     """A concept's prompts as right-padded token ids, and masks of the same shape: `attention` of
-    real tokens, `content` of those that count (no special token, punctuation, function or template
-    word), `entity` of those of the entity, which are always content.
+    real tokens, `content` of those that count (no special or unknown token, punctuation, function
+    or template word), `entity` of those of the entity, which are always content. `left_out` counts
+    the words that do not count, by why.
     """
 
     ids: Int[Tensor, "prompts positions"]
     attention: Bool[Tensor, "prompts positions"]
     content: Bool[Tensor, "prompts positions"]
     entity: Bool[Tensor, "prompts positions"]
+    left_out: Mapping[str, Counter[str]] = field(default_factory=dict)
 
 
 def encode_texts(
@@ -57,36 +63,75 @@ def pad(
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
-def tokenize(tokenizer: Any, concept: Concept, *, n_ctx: int, prepend_bos: bool = True) -> Tokens:
-    """Tokenize a concept's prompts and mark what counts (function words are scikit-learn's).
+def tokenize(
+    tokenizer: Any, concept: Concept, *, n_ctx: int, prepend_bos: bool = True,
+    functions: str = "english",
+) -> Tokens:  # fmt: skip
+    """Tokenize a concept's prompts and mark what counts: all tokens that overlap a word that does.
 
-    Raises UserError for a prompt longer than the model's context `n_ctx`, and for one in which
-    nothing but masked tokens is left.
+    `functions` is the list of function words (see `function_words`). Raises UserError for a prompt
+    longer than the model's context `n_ctx`, for one that is the same to the tokenizer as another,
+    for one in which nothing but masked tokens is left, and for an entity that is unknown.
     """
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
     texts = [prompt.text for prompt in concept.prompts]
     rows, offsets = encode_texts(tokenizer, texts, prepend_bos=prepend_bos)
-    masked_words = ENGLISH_STOP_WORDS | concept.template_words
+    masked = {"function word": function_words(functions),
+              "template word": frozenset(map(key, concept.template_words))}  # fmt: skip
     ids, attention = pad(rows, tokenizer.pad_token_id or 0)
     content, entity = torch.zeros_like(attention), torch.zeros_like(attention)
-    for p, prompt in enumerate(concept.prompts):
+    left_out = {why: Counter[str]() for why in (*masked, UNKNOWN)}
+    first: dict[tuple[int, ...], int] = {}
+    for p, (text, span) in enumerate(zip(texts, concept.entity_spans(), strict=True)):
         where = f"concept {concept.name!r}, prompt {p}"
         if len(rows[p]) > n_ctx:
             raise UserError(
                 f"{where}: {len(rows[p])} tokens exceed the model's context of {n_ctx}; shorten it"
             )
-        text, (first, last) = prompt.text, prompt.entity_span or (0, 0)
-        words = [(*m.span(), m.group().lower()) for m in re.finditer(r"\w+", text)]
-        for t, (start, end) in enumerate(offsets[p]):
-            start = end - len(text[start:end].lstrip())  # some tokens begin with a space
-            word = next((word for a, b, word in words if a <= start < b), None)
-            entity[p, t] = start < last and end > first
-            counts = end > start and word is not None and word not in masked_words
-            content[p, t] = entity[p, t] or counts
+        if (twin := first.setdefault(tuple(rows[p]), p)) < p:
+            raise UserError(
+                f"{where}: to the model's tokenizer {quoted(text)} is the same as "
+                f"{quoted(texts[twin])} (prompt {twin}); leave one of them out"
+            )
+        known, unknown = _pieces(tokenizer, text, rows[p], offsets[p])
+        if span is not None:
+            entity[p, _over(known, *span)] = True
+            if not entity[p].any():
+                raise UserError(
+                    f"{where}: the model's tokenizer does not know the entity "
+                    f"{text[slice(*span)]!r}; leave it out, or take a model that reads this script"
+                )
+        content[p] = entity[p]
+        strange = set()
+        for start, end, why in words_in(text, masked):
+            if not why:
+                content[p, _over(known, start, end)] = True
+                strange |= {offsets[p][t] for t in _over(unknown, start, end)}
+            elif span is None or end <= span[0] or span[1] <= start:
+                left_out[why][text[start:end]] += 1
+        left_out[UNKNOWN].update(text[start:end] for start, end in strange)
         if not content[p].any():
             raise UserError(
-                f"{where}: only function words, template words or punctuation in {text!r}; "
-                "nothing is left to look at"
+                f"{where}: only function words, template words, words that the tokenizer does not "
+                f"know, or punctuation in {quoted(text)}; nothing is left to look at"
             )
-    return Tokens(ids, attention, content, entity)
+    return Tokens(ids, attention, content, entity, left_out)
+
+
+def _pieces(
+    tokenizer: Any, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]
+) -> tuple[Pieces, Pieces]:
+    """The tokens that stand for a piece of `text`, not for a space: what is known, what is not.
+
+    Unknown, or special, is also a special token that somebody wrote into the text.
+    """
+    written = tokenizer.convert_ids_to_tokens(ids)
+    pieces = [(t, *place) for t, place in enumerate(offsets)
+              if text[slice(*place)].strip() and written[t].strip("▁")]  # fmt: skip
+    special = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
+    return ([piece for piece in pieces if ids[piece[0]] not in special],
+            [piece for piece in pieces if ids[piece[0]] in special])  # fmt: skip
+
+
+def _over(pieces: Pieces, start: int, end: int) -> list[int]:
+    """The positions of the tokens that overlap a stretch of text."""
+    return [t for t, a, b in pieces if a < end and start < b]

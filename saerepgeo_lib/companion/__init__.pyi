@@ -7,6 +7,7 @@ from .compare import (
     verdict_counts,
 )
 from .page import (
+    left_out_table,
     page_model,
 )
 from .records import (
@@ -17,6 +18,7 @@ __all__ = [
     "Record",
     "compared_by",
     "findings",
+    "left_out_table",
     "page_model",
     "read_claims",
     "read_costs",

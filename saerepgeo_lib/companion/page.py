@@ -1,6 +1,11 @@
-"""What every page with a model does first: load what its parameters name."""
+"""What pages with a model do first: load what their parameters name, and say which words count."""
+
+from collections.abc import Iterable
+
+from pandas.io.formats.style import Styler
 
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs, load
+from saerepgeo_lib.activations.token_activations import TokenActivations, left_out_words
 from saerepgeo_lib.companion.records import Record
 
 
@@ -16,3 +21,9 @@ def page_model(record: Record) -> ModelWithSAEs:
         model = load(record.parameters["preset"], **given, device=record.device)
     record.numbers["model"] = model.describe()
     return model
+
+
+def left_out_table(record: Record, acts: Iterable[TokenActivations]) -> Styler:
+    """The table of masked words as a page shows it; the record gets it as "left_out"."""
+    record.tables["left_out"] = table = left_out_words(acts)
+    return table.style.format(escape="html").hide(axis="index")

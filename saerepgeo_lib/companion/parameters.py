@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from saerepgeo_lib.activations.words import languages
 from saerepgeo_lib.errors import UserError, quoted
 
 _SECRET_NAME = re.compile(r"token|secret|passw|credential|api_?key|private_?key", re.IGNORECASE)
@@ -108,6 +109,8 @@ _LIMITS: dict[str, Limit] = {
     "live_samples": 10_000, "live_strength": 0,
     "grouping": ("clusters", "entities"), "noise_scaling": ("relative", "absolute"),
     "positions": ("content", "entity"), "rank_rule": _RULES, "rank_mode": (1, 2, 3),
+    "function_words": {"none, or a language with a list, such as english or german":
+                       lambda value: value in languages()},
     "concept": {"one name, or several separated by commas": lambda value: _n_names(value) > 0},
     "dose": {"above 1": lambda value: 1 < value < math.inf},
     "noise_levels": {"at least two finite numbers that ascend from 0": _ascend_from_0},
