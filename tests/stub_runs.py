@@ -24,7 +24,7 @@ levels: list[float] = [0, 1]  # a list
 name: str = "a"  # a label
 seconds: float = 0  # how long it takes
 folder: str = ""  # where a line is added to the file `log` when a run starts
-fault: str = ""  # what goes wrong: raise, user, die, kill worker, no record, print
+fault: str = ""  # what goes wrong: raise, user, late user, die, kill worker, no record, print
 
 # %%
 import json
@@ -40,12 +40,16 @@ with open(Path(folder, "log") if folder else os.devnull, "a") as file:
 class UserError(ValueError):
     pass
 
+if fault in ("late user", "no record") or seconds > 9:
+    from IPython.display import Markdown, display
+    display(Markdown("Something was computed."))
+
 time.sleep(seconds)
 if Path(folder, "mended").exists():
     fault = ""
 if fault == "raise":
     raise KeyError("broken on purpose")
-if fault == "user":
+if fault in ("user", "late user"):
     raise UserError("unknown preset 'x'; did you mean 'y'?")
 if fault == "die":
     os.kill(os.getpid(), signal.SIGKILL)
