@@ -129,6 +129,8 @@ record.numbers["share_of_entity_clusters"] = share
 Markdown(
     f"Of the clusters in the residual stream, {share:.0%} consist mostly of entity tokens; "
     "the others of words of the sentences around them."
+    if share == share
+    else f"There is none: no {min_cluster_size} tokens of the residual stream form a cluster."
 )
 
 # %% [markdown]
