@@ -13,6 +13,8 @@ import psutil
 
 from saerepgeo_lib.companion.records import read_record
 
+PATIENCE = 900  # seconds; a busy machine takes long, and only a test that fails waits so long
+
 # The record is the library's form, written without its imports, so that a run takes a second.
 SOURCE = """# %% [markdown]
 # # A stub
@@ -126,21 +128,24 @@ def hidden(out):
     return [path.name for path in out.glob(".*")]
 
 
-def start(*arguments, file_size=resource.RLIM_INFINITY, **popen):
+def start(
+    *arguments, program=("-m", "saerepgeo_lib.companion.cli"), file_size=resource.RLIM_INFINITY,
+    **popen,
+):  # fmt: skip
     """`saerepgeo ARGUMENTS` in a process of its own, whose files take at most `file_size` bytes."""
 
     def prepare():  # a shell's background job ignores Ctrl-C, and so do its children unless told
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
-    command = [sys.executable, "-m", "saerepgeo_lib.companion.cli", *map(str, arguments)]
+    command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "CI": "true"}, preexec_fn=prepare, **popen,
     )  # fmt: skip
 
 
-def ended(process, *, seconds=120):
+def ended(process, *, seconds=PATIENCE):
     """Exit status, standard output and error of a process."""
     out, error = process.communicate(timeout=seconds)
     return process.returncode, out, error
@@ -168,7 +173,7 @@ def kernels(out):
     return found
 
 
-def wait_for(condition, *, seconds=60):
+def wait_for(condition, *, seconds=PATIENCE):
     """The first true value of `condition`, asked until then; fails after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -10,7 +10,7 @@ import pytest
 from IPython.display import Markdown
 from refusals import refused
 from run_page import run_page
-from stub_runs import hidden, start, starts
+from stub_runs import PATIENCE, hidden, start, starts
 from transformer_lens.model_bridge import TransformerBridge
 
 from saerepgeo_lib.companion import run_key, runner
@@ -75,7 +75,9 @@ def test_plain_papermill_works(tmp_path, monkeypatch, unchecked):
     monkeypatch.chdir(tmp_path)
     page, given = "cone_of_sspd_matrices", {"n_draws": 20}
     pair = NOTEBOOK_DIR / f"{page}.ipynb"
-    papermill.execute_notebook(str(pair), "out.ipynb", given, progress_bar=False)
+    papermill.execute_notebook(
+        str(pair), "out.ipynb", given, progress_bar=False, start_timeout=PATIENCE
+    )
     _, again = run_page(page, tmp_path, **given)
     assert read_json(tmp_path / f"{page}.record.json") | {"run": again["run"]} == again
 
@@ -126,7 +128,7 @@ def test_output_cut_off_by_its_reader_is_no_fault(tmp_path):
     assert process.stdout.readline() == "n_0: int = 0\n"
     process.stdout.close()
     assert "saerepgeo" not in process.stderr.read()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=PATIENCE) == 141
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -130,7 +130,7 @@ def test_6_sigkills_lose_no_finished_run_and_repeat_none(folder):
             size += 6
             write_grid(folder, n=list(range(size)), seconds=[0.2])
         sweep.communicate()
-        wait_for(lambda: not kernels(out), seconds=10)  # no orphan lives on
+        wait_for(lambda: not kernels(out))  # no orphan lives on
         check()
 
     status, text, error = ended(start(*command, "--workers", "2"))
@@ -180,12 +180,12 @@ def test_ctrl_c_keeps_what_is_finished(folder):
     assert "Traceback" not in error
     done = finished(out)
     assert 2 <= len(done) < 20 and not hidden(out)
-    wait_for(lambda: not kernels(out), seconds=10)
+    wait_for(lambda: not kernels(out))
 
 
-def interrupted(*command, when):
+def interrupted(*command, when, **options):
     """What `saerepgeo COMMAND` says when Ctrl-C comes as soon as `when` is true."""
-    process = start(*command)
+    process = start(*command, **options)
     wait_for(lambda: when() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     status, _, error = ended(process)
@@ -198,7 +198,7 @@ def interrupted(*command, when):
 def test_ctrl_c_says_what_is_kept_of_a_run(seconds, folder):
     out = folder / "o"
     command = "run", folder / "stub.py", "-p", "seconds", seconds, "-p", "folder", folder, "-o", out
-    said = interrupted(*command, when=lambda: starts(folder) and "computed" in text(out))
+    said = interrupted(*command, when=lambda: starts(folder) and (shown(out) or seconds == 9))
     left = [path.name for path in out.iterdir()] if out.exists() else []
     if seconds == 9:
         assert said == "saerepgeo: interrupted; nothing of this run is kept" and not left
@@ -208,9 +208,64 @@ def test_ctrl_c_says_what_is_kept_of_a_run(seconds, folder):
     wait_for(lambda: not kernels(out))
 
 
-def text(out):
-    """The text of whatever lies in a folder."""
-    return "".join(p.read_text() for p in out.rglob("*.ipynb")) if out.exists() else ""
+BOOK = """
+import sys
+from pathlib import Path
+from saerepgeo_lib.companion import book, cli
+book.n_at_once = lambda: int(sys.argv[1])
+sources = [Path(name) for name in sys.argv[3:]]
+book.build = lambda **options: book.execute(sources, Path(sys.argv[2]), **options)
+sys.exit(cli.main(["book"]))
+"""
+
+
+@slow
+@pytest.mark.parametrize("n_at_once", [1, 2])
+def test_ctrl_c_keeps_the_notebooks_of_the_book_that_were_executed(n_at_once, folder):
+    out, source = folder / "o", (folder / "stub.py").read_text()
+    for name, seconds in (("quick", 0), ("long", 600)):
+        given = f'folder: str = "{folder}"'
+        changed = source.replace("seconds: float = 0", f"seconds: float = {seconds}")
+        (folder / f"{name}.py").write_text(changed.replace('folder: str = ""', given))
+    sources = folder / "quick.py", folder / "long.py"
+
+    def when():  # the first is done, the second at work
+        return list(out.glob("quick-*/*.ipynb")) and shown(out)
+
+    said = interrupted(n_at_once, out, *sources, when=when, program=["-c", BOOK])
+    assert said.endswith("executed notebooks and the last whole book are kept; "
+                         "the same command goes on")  # fmt: skip
+    wait_for(lambda: not kernels(out))
+    left = {path.name.partition("-")[0] for path in out.glob("[!.]*") if path.is_dir()}
+    assert left == {"quick"}
+
+
+@slow
+def test_ctrl_c_in_a_training_keeps_its_activations(tmp_path):
+    corpus, work = tmp_path / "corpus.txt", tmp_path / "work"
+    corpus.write_text("".join(f"Sentence {i} is about the number {i * i}.\n" for i in range(9_000)))
+    said = interrupted(
+        "train", "minilm-l4-topk", "--text", corpus, "--out", tmp_path / "out", "--work", work,
+        when=lambda: list(work.glob("*/activations/[!.]*.npy")),
+    )  # fmt: skip
+    assert said.startswith(
+        "saerepgeo: interrupted; whole files of activations, the last checkpoint"
+    )
+    assert list(work.glob("*/activations/[!.]*.npy")) and not (tmp_path / "out").exists()
+
+
+@slow
+def test_ctrl_c_in_a_training_that_cannot_go_on_says_so(tmp_path):
+    out, work = tmp_path / "out", tmp_path / "work"
+    when = lambda: list(tmp_path.glob(".out.*.part"))  # noqa: E731 (it has begun)
+    said = interrupted("vision", "--seed", "1", "--out", out, "--work", work, when=when)
+    assert "nothing of this training is kept" in said and not out.exists() and not when()
+
+
+def shown(out):
+    """Whether some notebook in a folder, finished or not, has an output to look at."""
+    with suppress(FileNotFoundError):  # it was moved
+        return any("text/markdown" in path.read_text() for path in out.rglob("*.ipynb"))
 
 
 @slow

@@ -73,15 +73,17 @@ class ModelWithSAEs:
 
     def activations(
         self, concept: Concept | str, *, positions: Positions = "content",
-        prompts_file: Path | str | None = None,
+        prompts_file: Path | str | None = None, max_prompts: int = 0, seed: int = 0,
     ) -> TokenActivations:  # fmt: skip
         """One forward pass: the residual stream at the hook for a concept's tokens.
 
-        `concept` is a name in the shipped file (or in `prompts_file`) or a Concept of your own.
+        `concept` is a name in the shipped file (or in `prompts_file`) or a Concept of your own; of
+        more than `max_prompts` prompts (0: all are taken) that many are drawn, balanced over the
+        entities.
         """
         if isinstance(concept, str):
             concept = load_concept(concept, prompts_file or None)
-        bos = self.prepend_bos
+        concept, bos = concept.drawn(max_prompts, seed=seed), self.prepend_bos
         acts = read_concept(self.model, concept, self.hook, prepend_bos=bos, source=self)
         return acts.at(positions)
 

@@ -27,6 +27,9 @@ from .case3_verdict import (
     steering_answer,
     steering_answer_text,
 )
+from .compare_geometry import (
+    forecast_comparison,
+)
 from .differences import (
     clusterings,
     noise_differences,
@@ -37,9 +40,15 @@ from .differences import (
 from .differences_verdict import (
     difference_findings,
 )
+from .forecast import (
+    forecast_text,
+)
 from .paper_claims import (
     reported_against_found,
     reported_claims,
+)
+from .rank_profile import (
+    forecast_profile,
 )
 from .separability.effects import (
     SeparabilityEffects,
@@ -98,6 +107,9 @@ __all__ = [
     "digits",
     "digits_concept",
     "downstream_text",
+    "forecast_comparison",
+    "forecast_profile",
+    "forecast_text",
     "geometry_agreement",
     "geometry_claims",
     "geometry_verdict_text",
