@@ -286,8 +286,8 @@ def gradient_text(shrinkage: pd.DataFrame) -> str:
     outward, slope, cosine = (shrinkage[k] for k in ("elasticity outward", "slope", "cosine"))
     return (
         f"Theorem and gradient have the same sign in {(outward * slope > 0).sum()} of "
-        f"{len(shrinkage)} cases (r = {outward.corr(slope):.3f}; the cases share concepts and "
-        f"autoencoders); cosines from {cosine.min():.2f} to {cosine.max():.2f}."
+        f"{len(shrinkage)} cases (r = {said(outward.corr(slope), '.3f')}; the cases share concepts "
+        f"and autoencoders); cosines from {span(cosine)}."
     )
 
 
