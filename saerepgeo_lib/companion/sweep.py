@@ -193,6 +193,7 @@ def local_client(workers: int, *, processes: bool = True) -> Iterator[Client]:
     settings = {
         "distributed.scheduler.allowed-failures": TRIES - 1,
         "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.comm.timeouts.connect": "300s",  # on a busy machine, too
         "distributed.admin.low-level-log-length": 100,  # else the driver's memory grows at first
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, share),
     }
