@@ -80,6 +80,8 @@ with record.stage("clusters"):
     acts = [model.activations(name, seed=seed, **read) for name in names]
     random_pair = studies.nothing_learned(acts[0], seed=seed)
     random_acts = [random_pair.activations(name, seed=seed, **read) for name in names]
+    forecast = studies.forecast_cases(acts + random_acts, n_steps=n_steps)
+    display(Markdown(studies.forecast_text([forecast])))
     cases = studies.cases_of(
         acts + random_acts, grouping=grouping, min_cluster_size=min_cluster_size
     )

@@ -1,6 +1,7 @@
 """Forecasts of time and memory: they grow as the work does, and what does not fit is refused."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from refusals import refused
 from test_noise_sweep import activations
 
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs
+from saerepgeo_lib.activations.prompts import Concept
 from saerepgeo_lib.activations.token_activations import read_concept
 from saerepgeo_lib.studies import forecast
 from saerepgeo_lib.studies.compare_geometry import compare_geometry, forecast_comparison
 from saerepgeo_lib.studies.forecast import Forecast, forecast_geometry, forecast_ranks
 from saerepgeo_lib.studies.rank_profile import forecast_profile, rank_profile
+from saerepgeo_lib.studies.steering_experiment import cases_of, forecast_cases
 
 GIB = 2.0**30
 
@@ -54,6 +57,20 @@ def test_what_does_not_fit_is_refused_with_the_number_of_prompts_that_does(small
     )
     monkeypatch.setattr(forecast, "free_memory", lambda: 0.0)
     refused("no number of prompts fits", rank_profile, acts, **given)
+
+
+def test_case_3_counts_every_concept_and_sae(small_sae, monkeypatch):
+    few, many = activations(n_prompts=20), activations(n_prompts=80)
+    given = {"saes": {"a": small_sae, "b": small_sae}}
+    whole = forecast_cases([few, many], **given)
+    parts = [forecast_cases([one], **given).memory for one in (few, many)]
+    assert whole.memory == pytest.approx(sum(parts)) and parts[1] == pytest.approx(4 * parts[0])
+    assert forecast_cases([few, many], max_prompts=20, **given).memory == pytest.approx(
+        2 * parts[0]
+    )
+    monkeypatch.setattr(forecast, "free_memory", lambda: 0.9 * sum(parts))
+    acts = [replace(one, concept=Concept("c", ())) for one in (few, many)]
+    refused("Case 3 with 80 prompts .* set max_prompts to 50", cases_of, acts, **given)
 
 
 def test_case_2_is_refused_before_anything_is_encoded(days, minilm, monkeypatch, caplog):

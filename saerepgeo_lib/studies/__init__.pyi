@@ -64,6 +64,7 @@ from .steering_experiment import (
     NOTHING,
     SteeringExperiment,
     cases_of,
+    forecast_cases,
     nothing_learned,
 )
 from .study import (
@@ -107,6 +108,7 @@ __all__ = [
     "digits",
     "digits_concept",
     "downstream_text",
+    "forecast_cases",
     "forecast_comparison",
     "forecast_profile",
     "forecast_text",

@@ -16,6 +16,7 @@ from saerepgeo_lib.rank.unfoldings import GRAM_TOKENS
 
 logger = logging.getLogger(__name__)
 PRODUCTS, SPECTRA, DISTANCES = 4e10, 1e10, 1e9  # operations per second of one core
+STEPS, SEARCHES = 2.5e8, 25  # latents per second that a step of a search handles; searches per SAE
 REDUCED = 200  # leading principal coordinates, about
 LONG = 1_200  # seconds of one core from which a forecast is logged as a warning
 _UNITS = (("hours", 5_400, 3_600), ("minutes", 90, 60), ("seconds", 0, 1))
@@ -75,6 +76,18 @@ def forecast_geometry(n_tokens: int, widths: Sequence[int], *, n_groups: int) ->
         seconds += n**2 * (3 * k + (1 + n_groups) * min(k, REDUCED)) / DISTANCES
         held += 8 * n * (width + 2 * k)
     return Forecast(seconds, held + 8 * n * max(widths) * torch.get_num_threads())
+
+
+def forecast_steering(n_tokens: int, widths: Sequence[int], *, n_steps: int) -> Forecast:
+    """Case 3: clusters as in Case 2, then searches, whose steps read all latents a few times.
+
+    `widths` are the features of every SAE that is steered; the latents of all are held.
+    """
+    clustered = forecast_geometry(n_tokens, widths, n_groups=0)
+    numbers = n_tokens * sum(widths)
+    at_once = min(torch.get_num_threads(), len(widths)) * n_tokens * max(widths)
+    seconds = clustered.seconds + SEARCHES * n_steps * numbers / STEPS
+    return Forecast(seconds, 24 * numbers + 32 * at_once)
 
 
 def free_memory() -> float:
