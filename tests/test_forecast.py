@@ -49,13 +49,13 @@ def test_what_does_not_fit_is_refused_with_the_number_of_prompts_that_does(small
     acts = activations(n_prompts=40)
     given = {"saes": {"SAE": small_sae}, "levels": [0, 1], "seeds": [0, 1]}
     needed = forecast_profile(acts, **given).memory
-    monkeypatch.setattr(forecast, "free_memory", lambda: needed)
+    monkeypatch.setattr(forecast, "free_memory", lambda *_: needed)
     assert rank_profile(acts, **given).sweep.tensor_shape == (40, 2)
-    monkeypatch.setattr(forecast, "free_memory", lambda: 0.6 * needed)
+    monkeypatch.setattr(forecast, "free_memory", lambda *_: 0.6 * needed)
     refused(
         "Case 1 of tokens with 40 prompts .* set max_prompts to 20", rank_profile, acts, **given
     )
-    monkeypatch.setattr(forecast, "free_memory", lambda: 0.0)
+    monkeypatch.setattr(forecast, "free_memory", lambda *_: 0.0)
     refused("no number of prompts fits", rank_profile, acts, **given)
 
 
@@ -68,7 +68,7 @@ def test_case_3_counts_every_concept_and_sae(small_sae, monkeypatch):
     assert forecast_cases([few, many], max_prompts=20, **given).memory == pytest.approx(
         2 * parts[0]
     )
-    monkeypatch.setattr(forecast, "free_memory", lambda: 0.9 * sum(parts))
+    monkeypatch.setattr(forecast, "free_memory", lambda *_: 0.9 * sum(parts))
     acts = [replace(one, concept=Concept("c", ())) for one in (few, many)]
     refused("Case 3 with 80 prompts .* set max_prompts to 50", cases_of, acts, **given)
 
@@ -81,7 +81,7 @@ def test_case_2_is_refused_before_anything_is_encoded(days, minilm, monkeypatch,
     acts = read_concept(minilm, days.concept, HOOK, source=model)
     refused("Case 2 .* GiB are free: set max_prompts|no number of", compare_geometry, acts)
     assert forecast_comparison(acts).memory > 1e12
-    monkeypatch.setattr(forecast, "free_memory", lambda: float("inf"))
+    monkeypatch.setattr(forecast, "free_memory", lambda *_: float("inf"))
     with caplog.at_level(logging.WARNING):
         forecast.affordable("Case 9", 70, lambda n: Forecast(1e5, 1))
     assert "Case 9 with 70 prompts: about 28 hours" in caplog.text and "max_prompts" in caplog.text

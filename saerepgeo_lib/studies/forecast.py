@@ -90,8 +90,10 @@ def forecast_steering(n_tokens: int, widths: Sequence[int], *, n_steps: int) -> 
     return Forecast(seconds, 24 * numbers + 32 * at_once)
 
 
-def free_memory() -> float:
-    """Bytes that this process may still take; infinite where the system does not tell."""
+def free_memory(device: str = "cpu") -> float:
+    """Bytes that this process may still take there; infinite where the system does not tell."""
+    if device == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
     free = float("inf")
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
@@ -109,9 +111,11 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def affordable(what: str, n_prompts: int, forecast: Callable[[int], Forecast]) -> None:
+def affordable(
+    what: str, n_prompts: int, forecast: Callable[[int], Forecast], *, device: str = "cpu"
+) -> None:
     """Refuse what does not fit in the free memory, with how many prompts do; log what is long."""
-    needed, free = forecast(n_prompts), free_memory()
+    needed, free = forecast(n_prompts), free_memory(device)
     if needed.memory > free:
         fit = next((n for n in _fewer(n_prompts) if forecast(n).memory <= free), 0)
         raise UserError(

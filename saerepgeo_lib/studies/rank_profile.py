@@ -115,7 +115,8 @@ def rank_profile(
     concept = acts.concept.name if acts.concept else "tokens"
     sizes = {"n_levels": len(levels), "n_seeds": len(seeds), "max_slots": max_slots}
     n_prompts = len(acts.prompt.unique())
-    affordable(f"Case 1 of {concept}", n_prompts, partial(_forecast, acts, saes, sparse, **sizes))
+    forecast = partial(_forecast, acts, saes, sparse, **sizes)
+    affordable(f"Case 1 of {concept}", n_prompts, forecast, device=acts.x.device.type)
     swept = sweep(
         acts, saes, sparse=sparse, levels=levels, scaling=scaling, seeds=seeds,
         max_slots=max_slots, description=concept,
