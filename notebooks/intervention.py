@@ -50,9 +50,8 @@ hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
-function_words: str = (
-    "english"  # list of function words that are masked: english, german, ..., or none
-)
+function_words: str = "english"  # function words that are masked: english, german, ..., or none
+max_prompts: int = 0  # prompts per concept, drawn evenly over its entities; 0: all
 grouping: str = "clusters"  # local representations: clusters (of all content tokens) or entities
 min_cluster_size: int = 10  # fewest tokens of a cluster
 mse_weight: float = 1.0  # lambda: weight of the error in every objective
@@ -78,10 +77,13 @@ record = Record.start("intervention", globals())
 positions = {"clusters": "content", "entities": "entity"}[grouping]
 model, names = page_model(record), names_in(concept)
 with record.stage("clusters"):
-    read = {"positions": positions, "prompts_file": prompts_file, "function_words": function_words}
+    read = {"prompts_file": prompts_file, "max_prompts": max_prompts, "seed": seed}
+    read |= {"positions": positions, "function_words": function_words}
     acts = [model.activations(name, **read) for name in names]
     random_pair = studies.nothing_learned(acts[0], seed=seed)
     random_acts = [random_pair.activations(name, **read) for name in names]
+    forecast = studies.forecast_cases(acts + random_acts, n_steps=n_steps)
+    display(Markdown(studies.forecast_text([forecast])))
     cases = studies.cases_of(
         acts + random_acts, grouping=grouping, min_cluster_size=min_cluster_size
     )

@@ -53,9 +53,8 @@ hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
-function_words: str = (
-    "english"  # list of function words that are masked: english, german, ..., or none
-)
+function_words: str = "english"  # function words that are masked: english, german, ..., or none
+max_prompts: int = 0  # prompts per concept, drawn evenly over its entities; 0: all
 min_cluster_size: int = 10  # fewest tokens of a local representation
 n_groups: int = 12  # groups of sentence frames; intervals leave out one at a time, at least 3
 n_random: int = 2  # draws of the random encoder of each SAE
@@ -75,14 +74,17 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # %% tags=["hide-input"]
 record = Record.start("representation_structure", globals())
 model = page_model(record)
+read = {"prompts_file": prompts_file, "max_prompts": max_prompts, "seed": seed}
+read["function_words"] = function_words
+with record.stage("residuals"):
+    of = {name: model.activations(name, **read) for name in names_in(concept)}
+sizes = {"n_groups": n_groups, "n_random": n_random}
+display(
+    Markdown(studies.forecast_text(studies.forecast_comparison(a, **sizes) for a in of.values()))
+)
 with record.stage("spaces"):
-    compared = {
-        name: srg.compare_geometry(
-            model.activations(name, prompts_file=prompts_file, function_words=function_words),
-            n_groups=n_groups, n_random=n_random, min_cluster_size=min_cluster_size, seed=seed,
-        )
-        for name in names_in(concept)
-    }  # fmt: skip
+    options = {"min_cluster_size": min_cluster_size, "seed": seed}
+    compared = {name: srg.compare_geometry(a, **sizes, **options) for name, a in of.items()}
 first, sae, shown = next(iter(compared)), model.sparse[0], ["residual", *model.saes]
 overview = {
     name: {"content tokens": len(case.acts), "entity tokens": int(case.acts.in_entity.sum()),
@@ -138,6 +140,8 @@ record.numbers["share_of_entity_clusters"] = share
 Markdown(
     f"Of the clusters in the residual stream, {share:.0%} consist mostly of entity tokens; "
     "the others of words of the sentences around them."
+    if share == share
+    else f"There is none: no {min_cluster_size} tokens of the residual stream form a cluster."
 )
 
 # %% [markdown]

@@ -54,9 +54,8 @@ hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16
 concept: str = "months,days,elements"  # one concept, or several separated by commas
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
-function_words: str = (
-    "english"  # list of function words that are masked: english, german, ..., or none
-)
+function_words: str = "english"  # function words that are masked: english, german, ..., or none
+max_prompts: int = 0  # prompts per concept, drawn evenly over its entities; 0: all
 positions: str = "content"  # tokens looked at: content (all that count) or entity
 max_slots: int = 2  # tokens a prompt in the tensor, the entity's first
 noise_levels: list[float] = [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]  # ascending from 0
@@ -79,11 +78,10 @@ device: str = "auto"  # auto, cpu, cuda or mps
 record = Record.start("stratified_manifold", globals())
 model = page_model(record)
 with record.stage("residuals"):
+    read = {"prompts_file": prompts_file, "max_prompts": max_prompts, "seed": seed}
+    read["function_words"] = function_words
     acts = {
-        name: model.activations(
-            name, positions=positions, prompts_file=prompts_file, function_words=function_words
-        )
-        for name in names_in(concept)
+        name: model.activations(name, positions=positions, **read) for name in names_in(concept)
     }
 pd.DataFrame(
     {"prompts": len(a.concept.prompts), "entities": len(a.concept.entities), "content tokens": len(a)}
@@ -145,11 +143,12 @@ Markdown(
 
 # %%
 options = {"levels": noise_levels, "scaling": noise_scaling, "rule": rank_rule, "mode": rank_mode}
+sizes = {"levels": noise_levels, "seeds": record.seeds, "max_slots": max_slots}
+display(
+    Markdown(studies.forecast_text(studies.forecast_profile(a, **sizes) for a in acts.values()))
+)
 with record.stage("sweep"):
-    profiles = {
-        name: srg.rank_profile(a, seeds=record.seeds, max_slots=max_slots, tau=tau, **options)
-        for name, a in acts.items()
-    }
+    profiles = {name: srg.rank_profile(a, tau=tau, **options | sizes) for name, a in acts.items()}
 record.tables["ranks"] = pd.concat(profile.table for profile in profiles.values())
 first = next(iter(profiles.values()))
 first

@@ -13,6 +13,8 @@ import psutil
 
 from saerepgeo_lib.companion.records import read_record
 
+PATIENCE = 900  # seconds; a busy machine takes long, and only a test that fails waits so long
+
 # The record is the library's form, written without its imports, so that a run takes a second.
 SOURCE = """# %% [markdown]
 # # A stub
@@ -24,7 +26,7 @@ levels: list[float] = [0, 1]  # a list
 name: str = "a"  # a label
 seconds: float = 0  # how long it takes
 folder: str = ""  # where a line is added to the file `log` when a run starts
-fault: str = ""  # what goes wrong: raise, user, die, kill worker, no record, print
+fault: str = ""  # what goes wrong: raise, user, late user, die, kill worker, no record, print
 
 # %%
 import json
@@ -40,12 +42,16 @@ with open(Path(folder, "log") if folder else os.devnull, "a") as file:
 class UserError(ValueError):
     pass
 
+if fault in ("late user", "no record") or seconds > 9:
+    from IPython.display import Markdown, display
+    display(Markdown("Something was computed."))
+
 time.sleep(seconds)
 if Path(folder, "mended").exists():
     fault = ""
 if fault == "raise":
     raise KeyError("broken on purpose")
-if fault == "user":
+if fault in ("user", "late user"):
     raise UserError("unknown preset 'x'; did you mean 'y'?")
 if fault == "die":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -122,21 +128,24 @@ def hidden(out):
     return [path.name for path in out.glob(".*")]
 
 
-def start(*arguments, file_size=resource.RLIM_INFINITY, **popen):
+def start(
+    *arguments, program=("-m", "saerepgeo_lib.companion.cli"), file_size=resource.RLIM_INFINITY,
+    **popen,
+):  # fmt: skip
     """`saerepgeo ARGUMENTS` in a process of its own, whose files take at most `file_size` bytes."""
 
     def prepare():  # a shell's background job ignores Ctrl-C, and so do its children unless told
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
-    command = [sys.executable, "-m", "saerepgeo_lib.companion.cli", *map(str, arguments)]
+    command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "CI": "true"}, preexec_fn=prepare, **popen,
     )  # fmt: skip
 
 
-def ended(process, *, seconds=120):
+def ended(process, *, seconds=PATIENCE):
     """Exit status, standard output and error of a process."""
     out, error = process.communicate(timeout=seconds)
     return process.returncode, out, error
@@ -164,7 +173,7 @@ def kernels(out):
     return found
 
 
-def wait_for(condition, *, seconds=60):
+def wait_for(condition, *, seconds=PATIENCE):
     """The first true value of `condition`, asked until then; fails after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from stub_runs import PATIENCE
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +27,7 @@ NAMES = [page.relative_to(HTML).as_posix() for page in HTML.rglob("*.html")]
 PAGES = sorted(n for n in NAMES if "_static" not in n and n != "index.html") or ["index.html"]
 MEGABYTE = 1_000_000
 TYPESET = """() => window.MathJax && Promise.race([MathJax.startup.promise,
-    new Promise((_, late) => setTimeout(late, 20000, "MathJax did not finish in 20 s"))])"""
+    new Promise((_, late) => setTimeout(late, 600000, "MathJax did not finish in 600 s"))])"""
 THEME = "t => Object.assign(document.documentElement.dataset, {theme: t, mode: t})"
 TWO_FRAMES = "() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
 # Pages that move without a kernel: the cone walk, the noise, the map, the dose.
@@ -82,7 +83,9 @@ def context(book: None) -> Iterator[Any]:
             pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
         cut = ["--host-resolver-rules=MAP * ~NOTFOUND"]
         chromium = playwright.chromium.launch(executable_path=found, args=cut)
-        yield chromium.new_context(offline=True, viewport={"width": 1280, "height": 900})
+        context = chromium.new_context(offline=True, viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(1_000 * PATIENCE)
+        yield context
         chromium.close()
 
 
@@ -271,7 +274,7 @@ def test_search_from_the_disk_finds_stratified(context: Any) -> None:
         visit.page.locator(field).fill("stratified")
         visit.page.keyboard.press("Enter")
         results = visit.page.locator("#search-results li a[href*='stratified_manifold']")
-        results.first.wait_for(timeout=5000)
+        results.first.wait_for()
         assert visit.said == []
 
 

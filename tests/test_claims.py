@@ -32,7 +32,7 @@ def test_findings_stand_beside_what_is_reported():
         finding("case3-correlation", "r, least", math.nan, "cannot be tested here"),
         finding("case1-rank-varies", "range", 2.0, "holds"),
     ])  # fmt: skip
-    assert list(table["found here"]) == ["range: 2", "r, pushed: -0.5 to 0.25", "r, least: –"]
+    assert list(table["found here"]) == ["range: 2", "r, pushed: -0.5 to 0.25", "r, least: none"]
     assert list(table["verdict"]) == [
         "holds in 1 of 1", "holds in 1 of 2; does not hold in 1 of 2",
         "cannot be tested here in 1 of 1",

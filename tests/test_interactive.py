@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from planted_latents import random_latents
 from scipy.spatial.distance import pdist
+from stub_runs import PATIENCE
 
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.plots import frames as interactive
@@ -203,17 +204,19 @@ def test_nobody_sits_before_a_test_or_before_papermill(tmp_path, capsys):
     page, code = str(tmp_path / "page.ipynb"), "from saerepgeo_lib.plots import frames\n"
     code += "frames.recompute(lambda x: None, x=(0, 1)); print(frames.attended())"
     jupytext.write(jupytext.reads(code, fmt="py:percent"), page)
-    done = papermill.execute_notebook(page, None, kernel_name="python3", progress_bar=False)
+    done = papermill.execute_notebook(
+        page, None, kernel_name="python3", progress_bar=False, start_timeout=PATIENCE
+    )
     (said,) = done.cells[-1].outputs
     assert said["text"] == "False\n" and "widgets" not in done.metadata
 
 
 def test_a_front_end_that_can_ask_a_person_is_attended():
     code, said = "from saerepgeo_lib.plots import frames; print(frames.attended())", []
-    with run_kernel(kernel_name="python3") as client:
+    with run_kernel(kernel_name="python3", startup_timeout=PATIENCE) as client:
         for asks in (True, False):
             client.execute_interactive(
-                code, allow_stdin=asks, stdin_hook=lambda _: None, timeout=60,
+                code, allow_stdin=asks, stdin_hook=lambda _: None, timeout=PATIENCE,
                 output_hook=lambda message: said.append(message["content"].get("text", "")),
             )  # fmt: skip
     assert "".join(said).split() == ["True", "False"]
@@ -243,7 +246,7 @@ def test_two_controls_on_a_page_change_what_is_seen_in_a_browser_from_disk(tmp_p
     done = subprocess.run(
         [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
          f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     slider, choice = re.findall(r"</div>([^<>]*) END", done.stdout)
     assert slider == choice == "010 0.5: the line ends at 1 false; then 001 1: the line ends at 2"

@@ -205,3 +205,20 @@ def test_what_is_not_known_or_does_not_vary_is_refused(minilm, days, small_sae):
     assert best_device("cpu") == "cpu"
     refused("try 'auto' or 'cpu'", best_device, "gpu9")
     refused("do not vary", fvu, small_sae, torch.ones(3, 8))
+
+
+def test_drawn_prompts_are_balanced_over_entities_in_order_and_the_same_again():
+    days = load_concept("days")
+    for n in (1, 7, 30, 60):
+        few = days.drawn(n, seed=3)
+        counts = [[p.entity for p in few.prompts].count(entity) for entity in days.entities]
+        assert sum(counts) == n and max(counts) - min(counts) <= 1
+        places = [days.prompts.index(prompt) for prompt in few.prompts]
+        assert places == sorted(places) and few == days.drawn(n, seed=3)
+        assert n == 1 or few != days.drawn(n, seed=4)
+    assert days.drawn(0) is days and days.drawn(10**6) is days
+    refused("at least 1, or 0 for all, got -1", days.drawn, -1)
+    plain = Concept("plain", tuple(Prompt(f"Sentence {i}.") for i in range(9)))
+    assert len(plain.drawn(4).prompts) == 4
+    rare = Concept("rare", (*days.prompts[:50], Prompt("Pluto is far.", "Pluto")))
+    assert rare.drawn(20).prompts[-1].entity == "Pluto"

@@ -170,6 +170,25 @@ def test_modal_spectra_and_norms_equal_those_of_the_unfoldings(n_features, share
         assert unfoldings.modal_norms(values, 3)[mode] == pytest.approx(expected[0], rel=1e-12)
 
 
+@pytest.mark.parametrize(("m", "n"), [(1, 5), (4, 3), (300, 40), (250, 260), (400, 1500)])
+@pytest.mark.parametrize("kind", ["random", "one direction", "zero", "twice the same"])
+def test_the_spectral_norm_by_lanczos_is_the_largest_singular_value(m, n, kind):
+    a = torch.randn(m, n, dtype=torch.float64, generator=torch.Generator().manual_seed(m))
+    a = {"random": a, "one direction": a[:, :1] @ a[:1], "zero": 0 * a,
+         "twice the same": torch.block_diag(a, a)}[kind]  # fmt: skip
+    expected = torch.linalg.matrix_norm(a, 2).item()
+    found = unfoldings.spectral_norm(a).item()
+    assert found == pytest.approx(expected, rel=1e-9) and found <= expected * (1 + 1e-12)
+
+
+def test_norms_of_many_tokens_are_the_same_without_a_gram_matrix(monkeypatch):
+    values = torch.randn(60, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = unfoldings.modal_norms(values, 3)
+    monkeypatch.setattr(unfoldings, "GRAM_TOKENS", 59)
+    for mode, norm in unfoldings.modal_norms(values, 3).items():
+        assert norm.item() == pytest.approx(expected[mode].item(), rel=1e-12)
+
+
 def test_lone_features_of_a_token_become_one_column_and_differences_are_of_dense_latents():
     values = torch.tensor([[3.0, 4.0, 1.0, 0.0], [0.0, 0.0, 2.0, 0.0]])
     assert unfoldings.merged(values).tolist() == [[1.0, 5.0], [2.0, 0.0]]

@@ -1,14 +1,16 @@
 """Pages through the runner, papermill and in this process; mistakes; what a run's key follows."""
 
 import json
+import re
 
 import nbformat
 import pandas as pd
 import papermill
 import pytest
+from IPython.display import Markdown
 from refusals import refused
 from run_page import run_page
-from stub_runs import hidden, start, starts
+from stub_runs import PATIENCE, hidden, start, starts
 from transformer_lens.model_bridge import TransformerBridge
 
 from saerepgeo_lib.companion import run_key, runner
@@ -73,7 +75,9 @@ def test_plain_papermill_works(tmp_path, monkeypatch, unchecked):
     monkeypatch.chdir(tmp_path)
     page, given = "cone_of_sspd_matrices", {"n_draws": 20}
     pair = NOTEBOOK_DIR / f"{page}.ipynb"
-    papermill.execute_notebook(str(pair), "out.ipynb", given, progress_bar=False)
+    papermill.execute_notebook(
+        str(pair), "out.ipynb", given, progress_bar=False, start_timeout=PATIENCE
+    )
     _, again = run_page(page, tmp_path, **given)
     assert read_json(tmp_path / f"{page}.record.json") | {"run": again["run"]} == again
 
@@ -100,6 +104,10 @@ def test_a_run_is_found_again_and_made_again_if_it_is_broken_or_asked_for(folder
     assert run(folder / "stub.py", folder / "u", fault="user") == 2  # told without a traceback
     assert capsys.readouterr().err == "saerepgeo: unknown preset 'x'; did you mean 'y'?\n"
     assert not list((folder / "u").iterdir())
+    assert run(folder / "stub.py", folder / "u", fault="late user") == 2  # hours later, perhaps
+    (kept,) = (folder / "u").iterdir()
+    assert f"did you mean 'y'?; what was executed is in {kept}\n" in capsys.readouterr().err
+    assert "Something was computed" in kept.read_text()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +128,7 @@ def test_output_cut_off_by_its_reader_is_no_fault(tmp_path):
     assert process.stdout.readline() == "n_0: int = 0\n"
     process.stdout.close()
     assert "saerepgeo" not in process.stderr.read()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=PATIENCE) == 141
 
 
 @pytest.mark.slow
@@ -128,6 +136,7 @@ def test_output_cut_off_by_its_reader_is_no_fault(tmp_path):
     ("page", "parameters"),
     [
         ("representation_structure", {"n_random": 1, "min_cluster_size": 5, "n_groups": 3}),
+        ("representation_structure", {"n_random": 1, "min_cluster_size": 150, "n_groups": 3}),
         ("calibration", {"replicates": 2, "null_draws": 30}),
         ("rank_rule_ablation", {"draws": 2, "n_points": 40, "score": "effective range"}),
         ("sparse_against_dense", {"concept": "days", "n_seeds": 1, "rank_rule": "effective"}),
@@ -137,11 +146,16 @@ def test_output_cut_off_by_its_reader_is_no_fault(tmp_path):
 def test_the_other_pages_run_with_other_parameters(page, parameters, tools, tmp_path, unchecked):
     if page == "representation_structure":  # on prompts without entities
         parameters = parameters | tools | {"n_umap_concepts": 0}
-    _, record = run_page(page, tmp_path, **parameters)
+    shown, record = run_page(page, tmp_path, **parameters)
+    texts = " ".join(each.data for each in shown if isinstance(each, Markdown))
+    assert not re.search(r"\bnan", texts), texts
     assert record["parameters"].items() >= parameters.items() and record["tables"]
     if page == "representation_structure":
         verdicts = {(c["id"], c["verdict"]) for c in record["claims"]}
         assert ("case2-distinction-up", "cannot be tested here") in verdicts
+        none = parameters["min_cluster_size"] == 150  # more tokens than any cluster has
+        assert (record["numbers"]["share_of_entity_clusters"] is None) == none
+        assert ("There is none" in texts) == ("(differences none)" in texts) == none
     if page == "separability_training":  # trains both kinds with and without the objective
         live = pd.DataFrame(record["tables"]["live"])
         assert live[["kind", "strength"]].to_numpy().tolist() == [

@@ -6,12 +6,13 @@ import re
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from dask.system import CPU_COUNT
+from refusals import refused
 from stub_runs import ended, finished, hidden, kernels, start, starts, wait_for, workers, write_grid
 
 import saerepgeo_lib
@@ -88,7 +89,7 @@ def test_failures_are_told_kept_and_tried_again_and_the_others_finish(folder, ca
     notes = [read_json(path) for path in out.glob("*.failed.json")]
     assert {note["parameters"]["fault"] for note in notes} == set(faults)
     assert all(note["notebook"] == "stub" and note["reason"] for note in notes)
-    assert len(list(out.glob("*.failed.ipynb"))) == 2  # raise and die, which got somewhere
+    assert len(list(out.glob("*.failed.ipynb"))) == 3  # raise, die and no record got somewhere
     assert "the same command tries these runs again" in shown.err and "Traceback" not in shown.err
     assert not hidden(out)
 
@@ -129,7 +130,7 @@ def test_6_sigkills_lose_no_finished_run_and_repeat_none(folder):
             size += 6
             write_grid(folder, n=list(range(size)), seconds=[0.2])
         sweep.communicate()
-        wait_for(lambda: not kernels(out), seconds=10)  # no orphan lives on
+        wait_for(lambda: not kernels(out))  # no orphan lives on
         check()
 
     status, text, error = ended(start(*command, "--workers", "2"))
@@ -175,16 +176,96 @@ def test_ctrl_c_keeps_what_is_finished(folder):
     wait_for(lambda: len(finished(out)) >= 2)
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
     status, _, error = ended(sweep)
-    assert status == 130 and "the same command goes on" in error and "Traceback" not in error
+    assert status == 130 and "finished runs are kept; the same command does the rest" in error
+    assert "Traceback" not in error
     done = finished(out)
     assert 2 <= len(done) < 20 and not hidden(out)
-    wait_for(lambda: not kernels(out), seconds=10)
-    alone = start("run", folder / "stub.py", "-p", "seconds", "60", "-o", folder / "alone")
-    wait_for(lambda: kernels(folder / "alone"))
-    alone.send_signal(signal.SIGINT)
-    status, _, error = ended(alone)
-    assert status == 130 and "interrupted" in error and "Traceback" not in error, error
-    assert not list((folder / "alone").iterdir())
+    wait_for(lambda: not kernels(out))
+
+
+def interrupted(*command, when, **options):
+    """What `saerepgeo COMMAND` says when Ctrl-C comes as soon as `when` is true."""
+    process = start(*command, **options)
+    wait_for(lambda: when() or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    status, _, error = ended(process)
+    assert status == 130 and "Traceback" not in error, error
+    return error.strip().splitlines()[-1]
+
+
+@slow
+@pytest.mark.parametrize("seconds", [9, 600])  # the second has shown something by then
+def test_ctrl_c_says_what_is_kept_of_a_run(seconds, folder):
+    out = folder / "o"
+    command = "run", folder / "stub.py", "-p", "seconds", seconds, "-p", "folder", folder, "-o", out
+    said = interrupted(*command, when=lambda: starts(folder) and (shown(out) or seconds == 9))
+    left = [path.name for path in out.iterdir()] if out.exists() else []
+    if seconds == 9:
+        assert said == "saerepgeo: interrupted; nothing of this run is kept" and not left
+    else:
+        assert left[0].endswith(".failed.ipynb") and f"was executed is in {out / left[0]}" in said
+        assert "Something was computed" in (out / left[0]).read_text()
+    wait_for(lambda: not kernels(out))
+
+
+BOOK = """
+import sys
+from pathlib import Path
+from saerepgeo_lib.companion import book, cli
+book.n_at_once = lambda: int(sys.argv[1])
+sources = [Path(name) for name in sys.argv[3:]]
+book.build = lambda **options: book.execute(sources, Path(sys.argv[2]), **options)
+sys.exit(cli.main(["book"]))
+"""
+
+
+@slow
+@pytest.mark.parametrize("n_at_once", [1, 2])
+def test_ctrl_c_keeps_the_notebooks_of_the_book_that_were_executed(n_at_once, folder):
+    out, source = folder / "o", (folder / "stub.py").read_text()
+    for name, seconds in (("quick", 0), ("long", 600)):
+        given = f'folder: str = "{folder}"'
+        changed = source.replace("seconds: float = 0", f"seconds: float = {seconds}")
+        (folder / f"{name}.py").write_text(changed.replace('folder: str = ""', given))
+    sources = folder / "quick.py", folder / "long.py"
+
+    def when():  # the first is done, the second at work
+        return list(out.glob("quick-*/*.ipynb")) and shown(out)
+
+    said = interrupted(n_at_once, out, *sources, when=when, program=["-c", BOOK])
+    assert said.endswith("executed notebooks and the last whole book are kept; "
+                         "the same command goes on")  # fmt: skip
+    wait_for(lambda: not kernels(out))
+    left = {path.name.partition("-")[0] for path in out.glob("[!.]*") if path.is_dir()}
+    assert left == {"quick"}
+
+
+@slow
+def test_ctrl_c_in_a_training_keeps_its_activations(tmp_path):
+    corpus, work = tmp_path / "corpus.txt", tmp_path / "work"
+    corpus.write_text("".join(f"Sentence {i} is about the number {i * i}.\n" for i in range(9_000)))
+    said = interrupted(
+        "train", "minilm-l4-topk", "--text", corpus, "--out", tmp_path / "out", "--work", work,
+        when=lambda: list(work.glob("*/activations/[!.]*.npy")),
+    )  # fmt: skip
+    assert said.startswith(
+        "saerepgeo: interrupted; whole files of activations, the last checkpoint"
+    )
+    assert list(work.glob("*/activations/[!.]*.npy")) and not (tmp_path / "out").exists()
+
+
+@slow
+def test_ctrl_c_in_a_training_that_cannot_go_on_says_so(tmp_path):
+    out, work = tmp_path / "out", tmp_path / "work"
+    when = lambda: list(tmp_path.glob(".out.*.part"))  # noqa: E731 (it has begun)
+    said = interrupted("vision", "--seed", "1", "--out", out, "--work", work, when=when)
+    assert "nothing of this training is kept" in said and not out.exists() and not when()
+
+
+def shown(out):
+    """Whether some notebook in a folder, finished or not, has an output to look at."""
+    with suppress(FileNotFoundError):  # it was moved
+        return any("text/markdown" in path.read_text() for path in out.rglob("*.ipynb"))
 
 
 @slow
@@ -225,6 +306,54 @@ def test_a_kernel_that_dies_while_it_starts_is_started_again(deaths, folder, mon
         runner.run_notebook(folder / "stub.py", given, out=folder / "o", progress=False)
     assert starts(folder) == ({} if deaths == 3 else {0: 1})
     assert len(list((folder / "o").glob("[!.]*"))) == (deaths < 3)
+
+
+@pytest.fixture
+def asleep(folder, monkeypatch):
+    """Kernels that sleep before they start, as many as the file that this gives has letters."""
+    spec, naps = folder / "jupyter" / "kernels" / "python3", folder / "naps"
+    wait = f"n=$(wc -c < {naps}); [ $n = 0 ] || {{ truncate -s $((n - 1)) {naps}; sleep 3600; }}"
+    python = f"exec {sys.executable} -m ipykernel_launcher -f $1"
+    command = ["/bin/sh", "-c", f"{wait}; {python}", "kernel", "{connection_file}"]
+    write_json(spec / "kernel.json", {"argv": command, "language": "python", "display_name": "a"})
+    monkeypatch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+    return naps
+
+
+@slow
+def test_a_kernel_that_is_slow_to_start_is_started_again(asleep, folder, monkeypatch, caplog):
+    asleep.write_text("z")
+    monkeypatch.setenv(runner.START_VARIABLE, "20")
+    given = {"folder": str(folder)}
+    runner.run_notebook(folder / "stub.py", given, out=folder / "o", progress=False)
+    assert "no answer in 20 s; it is started again" in caplog.text and starts(folder) == {0: 1}
+
+
+@slow
+def test_a_slow_machine_is_named_and_is_no_fault_of_the_runs(asleep, folder, monkeypatch, capfd):
+    """A sweep tries the run again after the others, and the same command later."""
+    out, grid = folder / "o", write_grid(folder, n=[0])
+    asleep.write_text("z" * 9)  # more than it is tried
+    monkeypatch.setenv(runner.START_VARIABLE, "1")
+    words = "machine is slow or busy"
+    assert run(grid, out, "--workers", "1") == 1
+    shown = capfd.readouterr()
+    assert "0 executed, 0 found, 0 failed, 1 not started" in shown.out and words in shown.err
+    assert not list(out.iterdir()) and len(asleep.read_text()) == 3
+    assert main(["run", str(folder / "stub.py"), "-o", str(out)]) == 1
+    error = capfd.readouterr().err
+    assert words in error and "did not come within 1 s" in error and runner.START_VARIABLE in error
+    monkeypatch.delenv(runner.START_VARIABLE)
+    assert run(grid, out, "--workers", "1") == 0
+    assert "1 executed, 0 found, 0 failed" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "soon", "1.5", "nan"])
+def test_the_time_for_a_start_is_a_number_of_seconds(text, monkeypatch):
+    monkeypatch.setenv(runner.START_VARIABLE, text)
+    refused(f"SAEREPGEO_START_TIMEOUT is .* got '{text}'", runner.start_timeout)
+    monkeypatch.setenv(runner.START_VARIABLE, "")
+    assert runner.start_timeout() == 600
 
 
 @pytest.mark.parametrize(

@@ -74,18 +74,19 @@ class ModelWithSAEs:
     def activations(
         self, concept: Concept | str, *, positions: Positions = "content",
         prompts_file: Path | str | None = None, function_words: str = "english",
+        max_prompts: int = 0, seed: int = 0,
     ) -> TokenActivations:  # fmt: skip
         """One forward pass: the residual stream at the hook for a concept's tokens.
 
-        `concept` is a name in the shipped file (or in `prompts_file`) or a Concept of your own;
-        `function_words` the list of those that are masked: a language, or "none".
+        `concept` is a name in the shipped file (or in `prompts_file`) or a Concept of your own; of
+        more than `max_prompts` prompts (0: all are taken) that many are drawn, balanced over the
+        entities. `function_words` is the list of those that are masked: a language, or "none".
         """
         if isinstance(concept, str):
             concept = load_concept(concept, prompts_file or None)
-        bos = self.prepend_bos
         acts = read_concept(
-            self.model, concept, self.hook, prepend_bos=bos, source=self,
-            function_words=function_words,
+            self.model, concept.drawn(max_prompts, seed=seed), self.hook, source=self,
+            prepend_bos=self.prepend_bos, function_words=function_words,
         )  # fmt: skip
         return acts.at(positions)
 

@@ -5,10 +5,11 @@ Files have the full form, where each prompt carries its entity and frame, or the
 """
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, StrictStr, StringConstraints
 from pydantic.dataclasses import dataclass
@@ -64,6 +65,24 @@ class Concept:
     def entities(self) -> tuple[str, ...]:
         """The distinct entities in order of first appearance; empty in the plain form."""
         return tuple(dict.fromkeys(p.entity for p in self.prompts if p.entity is not None))
+
+    def drawn(self, n: int, *, seed: int = 0) -> "Concept":
+        """At most `n` of the prompts in their order, drawn without replacement; 0: all.
+
+        Entities take turns, so their numbers of prompts differ by one at most, as far as each has
+        them.
+        """
+        if n < 0:
+            raise UserError(f"the largest number of prompts is at least 1, or 0 for all, got {n}")
+        if not n or n >= len(self.prompts):
+            return self
+        turn: dict[str | None, int] = {}
+        turns = {}  # of each prompt, in a random order
+        for i in np.random.default_rng(seed).permutation(len(self.prompts)).tolist():
+            entity = self.prompts[i].entity
+            turns[i] = turn[entity] = turn.get(entity, 0) + 1
+        kept = sorted(sorted(turns, key=lambda i: turns[i])[:n])
+        return replace(self, prompts=tuple(self.prompts[i] for i in kept))
 
     def entity_spans(self) -> list[tuple[int, int] | None]:
         """The place of each prompt's entity (None without one).

@@ -15,16 +15,21 @@ from typing import Any
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import cache_dir, data_dir
 
-_COMMANDS: dict[str, tuple[str, Any, tuple[Any, ...]]] = {}  # about, function, arguments
+# about, function, arguments, what is left when it is interrupted
+_COMMANDS: dict[str, tuple[str, Any, tuple[Any, ...], str]] = {}
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return names, options
 
 
-def _command(about: str, *arguments: Any) -> Callable[[Any], Any]:
-    """Make a function a command of its name."""
-    return lambda function: _COMMANDS.setdefault(function.__name__, (about, function, arguments))
+def _command(about: str, *arguments: Any, left: str = "nothing was written") -> Callable[..., Any]:
+    """Make a function a command of its name; `left` is true at every moment of a Ctrl-C."""
+
+    def register(function: Any) -> Any:
+        return _COMMANDS.setdefault(function.__name__, (about, function, arguments, left))
+
+    return register
 
 
 def _training(args: Namespace) -> dict[str, Any]:
@@ -56,6 +61,7 @@ _PARAMETER = _argument(
     _argument("notebook", help="name (stratified_manifold) or path"),
     _PARAMETER, _FRESH, _RUNS,
     _argument("--list", action="store_true", help="list the notebook's parameters and stop"),
+    left="",  # what is kept of a run, its error says
 )  # fmt: skip
 def run(args: Namespace) -> None:
     from saerepgeo_lib.companion import notebooks, runner
@@ -79,6 +85,7 @@ def run(args: Namespace) -> None:
     _argument("--scheduler", metavar="ADDRESS", help="use this Dask cluster instead"),
     _argument("--dry", action="store_true", help="say what there is to do, and stop"),
     _RUNS,
+    left="finished runs are kept; the same command does the rest",
 )
 def sweep(args: Namespace) -> None:
     from saerepgeo_lib.companion.grid import read_grid
@@ -93,6 +100,7 @@ def sweep(args: Namespace) -> None:
         grid, out=out, workers=args.workers, scheduler=args.scheduler, progress=args.progress
     )
     ends = f"{outcome.executed} executed, {outcome.found} found, {outcome.failed} failed"
+    ends += f", {outcome.slow} not started" * bool(outcome.slow)
     _say(f"{outcome.total} runs in {out}: {ends}")
     if outcome.failed:
         _say("\n".join(f"  {failure}" for failure in outcome.failures))
@@ -100,6 +108,12 @@ def sweep(args: Namespace) -> None:
         raise RuntimeError(
             f"{outcome.failed} of {outcome.total} runs failed{more}: the reasons are in "
             f"{out}/*.failed.json, and the same command tries these runs again"
+        )
+    if outcome.slow:
+        raise RuntimeError(
+            f"{outcome.slow} of {outcome.total} runs did not start: the machine is slow or busy. "
+            "The same command tries them again: with fewer --workers, or with more time in the "
+            "environment's SAEREPGEO_START_TIMEOUT (seconds)"
         )
 
 
@@ -126,6 +140,7 @@ def collect(args: Namespace) -> None:
     "execute what changed and render the book",
     _FRESH,
     _argument("--zip", action="store_true", help="pack the built book into one ZIP too"),
+    left="executed notebooks and the last whole book are kept; the same command goes on",
 )
 def book(args: Namespace) -> None:
     from saerepgeo_lib.companion.book import build, zip_book
@@ -159,6 +174,8 @@ def saes(args: Namespace) -> None:
     _argument("--wordnet", type=Path, help="folder of WordNet's data.noun"),
     _argument("--max-samples", type=int, help="stop early (a trial)"),
     *_TRAINING,
+    left="whole files of activations, the last checkpoint and trained autoencoders are kept; the "
+    "same command goes on from there",
 )
 def train(args: Namespace) -> None:
     from saerepgeo_lib.studies.corpus import WORDNET_DIR
@@ -180,6 +197,7 @@ def train(args: Namespace) -> None:
     _argument("--seed", type=int, default=0),
     _argument("--out", type=Path, help="where weights go (default: data/vision)"),
     *_TRAINING,
+    left="nothing of this training is kept; what stood in its folder stays",
 )
 def vision(args: Namespace) -> None:
     from saerepgeo_lib.studies.vision.training import VitRecipe, make
@@ -197,6 +215,7 @@ def vision(args: Namespace) -> None:
     _argument("--out", type=Path, help="file of results (default: in data/studies)"),
     _argument("--check", type=int, metavar="N", help="only repeat point N, and compare"),
     *_TRAINING,
+    left="results of finished points are kept; the same command does the rest",
 )
 def study(args: Namespace) -> None:
     from saerepgeo_lib.studies import study
@@ -216,6 +235,7 @@ def study(args: Namespace) -> None:
 @_command(
     "write each .ipynb from its .py",
     _argument("--check", action="store_true", help="only compare"),
+    left="each notebook is whole, the old one or the new",
 )
 def notebooks(args: Namespace) -> None:
     from saerepgeo_lib.companion.notebooks import check_pairs, make_pairs
@@ -231,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     about = "Run the book's notebooks, build the book, train its autoencoders."
     parser = argparse.ArgumentParser(prog="saerepgeo", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (about, _, arguments) in _COMMANDS.items():
+    for name, (about, _, arguments, _) in _COMMANDS.items():
         command = commands.add_parser(name, help=about)
         for names, options in arguments:
             command.add_argument(*names, **options)
@@ -250,8 +270,9 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except UserError as error:
         status, fault = 2, str(error)
-    except KeyboardInterrupt:
-        status, fault = 130, "interrupted; what is finished is kept, the same command goes on"
+    except KeyboardInterrupt as error:
+        left = _COMMANDS[args.command][3]
+        status, fault = 130, "; ".join(filter(None, (str(error) or "interrupted", left)))
     except (RuntimeError, OSError) as error:
         status, fault = 1, str(error)
     sys.stderr.write(f"saerepgeo: {fault}\n")

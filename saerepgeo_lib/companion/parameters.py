@@ -104,9 +104,9 @@ _POSITIVE = {"above 0": lambda value: 0 < value < math.inf}
 _RULES = ("relative", "exact", "effective", "participation", "stable")
 _LIMITS: dict[str, Limit] = {
     "n_seeds": 2, "n_groups": 3, "n_random": 1, "n_bootstrap": 40, "n_walks": 1, "n_steps": 2,
-    "n_umap_concepts": 0, "min_cluster_size": 2, "mse_weight": 0, "step": _POSITIVE,
-    "replicates": 2, "null_draws": 2, "max_bias": _POSITIVE, "max_spread": _POSITIVE,
-    "live_samples": 10_000, "live_strength": 0,
+    "n_umap_concepts": 0, "max_prompts": 0, "min_cluster_size": 2, "mse_weight": 0,
+    "step": _POSITIVE, "replicates": 2, "null_draws": 2, "max_bias": _POSITIVE,
+    "max_spread": _POSITIVE, "live_samples": 10_000, "live_strength": 0,
     "grouping": ("clusters", "entities"), "noise_scaling": ("relative", "absolute"),
     "positions": ("content", "entity"), "rank_rule": _RULES, "rank_mode": (1, 2, 3),
     "function_words": {"none, or a language with a list, such as english or german":

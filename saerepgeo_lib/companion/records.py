@@ -10,9 +10,10 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -53,9 +54,34 @@ _Record = _form(
 )  # fmt: skip
 
 
+class _Kept(dict[str, Any]):
+    """What a record holds by name; what no record can hold is refused when it is assigned."""
+
+    def __init__(self, form: Callable[[Any, str], Any], given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.form = form
+        self |= given
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.form(value, quoted(name))
+        super().__setitem__(name, value)
+
+    def __ior__(self, given: Any) -> "_Kept":  # type: ignore[override, misc]
+        for name, value in dict(given).items():
+            self[name] = value
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        return {str(name): self.form(value, quoted(name)) for name, value in self.items()}
+
+
 @dataclass
 class Record:
-    """Everything a run leaves for machines; `write` makes it one JSON file."""
+    """Everything a run leaves for machines; `write` makes it one JSON file.
+
+    Values that no record can hold are refused when they are assigned to `numbers` or `tables`, not
+    when the run ends; undefined and infinite numbers, and missing values, become null.
+    """
 
     notebook: str
     parameters: dict[str, Any]
@@ -65,6 +91,10 @@ class Record:
     tables: dict[str, Any] = field(default_factory=dict)  # pandas.DataFrame
     numbers: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tables = _Kept(_columns, self.tables)
+        self.numbers = _Kept(_plain, self.numbers)
 
     @classmethod
     def start(
@@ -102,14 +132,12 @@ class Record:
 
     def write(self, path: Path | None = None) -> None:
         """Write the record, by default to where the runner asks for it, or beside the notebook."""
-        tables = {
-            name: {str(column): table[column].tolist() for column in table.columns}
-            for name, table in self.tables.items()
-        }
         record = {
-            "version": RECORD_VERSION, "notebook": self.notebook, "parameters": self.parameters,
-            "seeds": self.seeds, "claims": _finite([asdict(claim) for claim in self.claims]),
-            "numbers": self.numbers, "tables": _finite(tables),
+            "version": RECORD_VERSION, "notebook": self.notebook, "seeds": self.seeds,
+            "parameters": _plain(self.parameters, "parameters"),
+            "claims": _plain([asdict(claim) for claim in self.claims], "claims"),
+            "numbers": _Kept(_plain, self.numbers).as_json(),
+            "tables": _Kept(_columns, self.tables).as_json(),
             "run": {"device": self.device, "versions": _versions(), "stages": self.stages},
         }  # fmt: skip
         default = os.environ.get(RECORD_VARIABLE, f"{self.notebook}{RECORD_END}")
@@ -150,10 +178,49 @@ def _versions() -> dict[str, str]:
     return installed
 
 
-def _finite(values: Any) -> Any:
-    """A JSON value with undefined numbers as null."""
-    if isinstance(values, dict):
-        return {name: _finite(value) for name, value in values.items()}
-    if isinstance(values, list):
-        return [_finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
+def _plain(value: Any, where: str) -> Any:
+    """A value as JSON: what is undefined, infinite or missing as null, arrays as lists.
+
+    Raises UserError, with the place `where`, for what JSON cannot say.
+    """
+    if isinstance(value, Mapping):
+        out = {_key(name, where): _plain(v, f"{where}: {name!r}") for name, v in value.items()}
+        if len(out) < len(value):
+            raise UserError(f"two names of a record are the same as text, at {where}: {list(out)}")
+        return out
+    if isinstance(value, list | tuple):
+        return [_plain(v, where) for v in value]
+    if hasattr(value, "tolist") and not isinstance(value, type):  # an array, or one number of it
+        return _plain(value.tolist(), where)
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' missing values
+        return None
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # half a character cannot be written
+    if isinstance(value, date | timedelta):
+        return str(value)
+    raise UserError(
+        f"a record cannot hold {quoted(value)} ({type(value).__name__}, at {where}): give numbers, "
+        "texts, dates, None, or lists, arrays and dictionaries of them"
+    )
+
+
+def _key(name: Any, where: str) -> str:
+    """The name of a value in a JSON object."""
+    name = name.tolist() if hasattr(name, "tolist") else name
+    if not isinstance(name, str | int | float):
+        raise UserError(f"a name in a record is a text or a number, got {quoted(name)} at {where}")
+    return str(_plain(name, where) if isinstance(name, str) else name)
+
+
+def _columns(table: Any, where: str) -> dict[str, Any]:
+    """A table (pandas) as lists by column."""
+    if not hasattr(table, "columns") or len(set(map(str, table.columns))) < len(table.columns):
+        raise UserError(
+            f"record.tables[{where}] must be a table whose columns have different names, "
+            f"got {getattr(table, 'columns', type(table))}"
+        )
+    return {str(name): _plain(table[name], f"{where}: {name!r}") for name in table.columns}

@@ -1,5 +1,6 @@
 """Run a notebook through papermill: strict parameters, one record, a cache keyed on everything."""
 
+import contextlib
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ import jupytext
 import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Dict
 from traitlets.config import Config
@@ -32,8 +33,15 @@ from saerepgeo_lib.files import atomic_folder, clear_up, held_lock, read_json, w
 
 logger = logging.getLogger(__name__)
 
+START_VARIABLE = "SAEREPGEO_START_TIMEOUT"
+START_TIMEOUT = 600  # seconds that a kernel may take to start, or to hand over what it printed
 _WIDGET = "application/vnd.jupyter.widget-view+json"  # without a kernel, a dead one
-_STARTS = 3  # times that a kernel is started which dies at once
+_STARTS = 3  # times that a kernel is started which dies at once, or does not answer
+_UNANSWERED = ("Kernel didn't respond in", "before replying to kernel_info")  # jupyter_client's
+_SLOW = (
+    "the machine is slow or busy: {what} did not come within {limit} s. Try it again with less "
+    f"beside it, or give more time with {START_VARIABLE}=SECONDS in the environment"
+)
 _INJECTED = "injected-parameters"  # papermill's tag of the cell that sets parameters
 _HIDDEN = re.compile(r"\.(.+-[0-9a-f]{16})\.")  # locks and folders of runs that are not finished
 
@@ -55,6 +63,10 @@ class KernelManager(AsyncKernelManager):
 
 class NotebookError(RuntimeError):
     """A notebook stopped at an error that is not the user's; the text ends with its traceback."""
+
+
+class SlowMachineError(NotebookError):
+    """A kernel did not answer in time: no fault of the run, which may be tried again."""
 
 
 @dataclass(frozen=True)
@@ -176,44 +188,83 @@ def _execute(
     pair.write_text(as_ipynb(source), encoding="utf-8")
     environment = {**os.environ, RECORD_VARIABLE: str(record.resolve())}
     process = {"cwd": str(cwd), "env": environment}
-    reason, traceback = "", []
     try:
         _papermill(
             str(pair), str(executed), parameters, kernel_name="python3", log_output=False,
             kernel_manager_class=KernelManager, progress_bar=progress,
             config=Config({"KernelManager": {"process": process}}),
         )  # fmt: skip
+        if not record.is_file():
+            raise NotebookError("it ended without writing its record")
+        read_record(record)
+        pair.unlink()
+        _strip_run_metadata(executed)
     except PapermillExecutionError as error:
         if error.ename == UserError.__name__:
-            raise UserError(error.evalue) from None
+            raise UserError(f"{error.evalue}{_keep(executed, result, if_shown=True)}") from None
         reason = f"failed in cell {error.exec_count} ({error.ename}: {error.evalue})"
-        traceback = error.traceback
+        lines = [f"{source.stem}: {reason}{_keep(executed, result)}", *error.traceback]
+        raise NotebookError("\n".join(lines)) from None
     except DeadKernelError:
         reason = "its process died, perhaps for lack of memory"
-    if reason:
-        executed.replace(result.failed(".ipynb"))
-        place = f"what was executed is in {result.failed('.ipynb')}"
-        raise NotebookError("\n".join([f"{source.stem}: {reason}; {place}", *traceback]))
-    if not record.is_file():
-        raise NotebookError(f"{source.stem} ended without writing its record")
-    read_record(record)
-    pair.unlink()
-    _strip_run_metadata(executed)
+        raise NotebookError(f"{source.stem}: {reason}{_keep(executed, result)}") from None
+    except SlowMachineError as error:
+        raise SlowMachineError(f"{source.stem}: {error}") from None
+    except (NotebookError, UserError) as error:  # no record, or one that cannot be read
+        raise NotebookError(f"{source.stem}: {error}{_keep(executed, result)}") from None
+    except KeyboardInterrupt:
+        kept = _keep(executed, result, if_shown=True) or "; nothing of this run is kept"
+        raise KeyboardInterrupt(f"interrupted{kept}") from None
+
+
+def _keep(executed: Path, result: Run, *, if_shown: bool = False) -> str:
+    """Keep what was executed of a run that failed; a message's end that says where it is.
+
+    With `if_shown` only if some cell has shown something: before that nothing was computed.
+    """
+    if if_shown:
+        with contextlib.suppress(UserError):
+            cells = read_json(executed)["cells"]
+            outputs = [out["output_type"] for cell in cells for out in cell.get("outputs", [])]
+            if_shown = not {"display_data", "execute_result"} & set(outputs)
+    if if_shown or not executed.is_file():
+        return ""
+    executed.replace(result.failed(".ipynb"))
+    return f"; what was executed is in {result.failed('.ipynb')}"
 
 
 def _papermill(*arguments: Any, **options: Any) -> None:
-    """papermill, begun again if the kernel dies before its first answer.
+    """papermill, begun again if the kernel dies before its first answer, or gives none in time.
 
-    Kernels that start at once may be given the same port; no cell was executed then.
+    Kernels that start at once may be given the same port, and a busy machine may take long to load
+    one; no cell was executed then.
     """
+    limit = start_timeout()
     for left in reversed(range(_STARTS)):
         try:
-            papermill.execute_notebook(*arguments, **options)
+            papermill.execute_notebook(
+                *arguments, start_timeout=limit, iopub_timeout=limit, **options
+            )
             return
+        except CellTimeoutError as error:  # what a cell printed came too late
+            raise SlowMachineError(_SLOW.format(what="a cell's output", limit=limit)) from error
         except RuntimeError as error:
-            if not left or "before replying to kernel_info" not in str(error):
+            slow, died = (words in str(error) for words in _UNANSWERED)
+            if slow and not left:
+                what = f"a kernel, started {_STARTS} times,"
+                raise SlowMachineError(_SLOW.format(what=what, limit=limit)) from error
+            if not left or not (slow or died):
                 raise
-            logger.warning("the kernel died while starting; it is started again")
+            reason = f"gave no answer in {limit} s" if slow else "died while starting"
+            logger.warning("the kernel %s; it is started again", reason)
+
+
+def start_timeout() -> int:
+    """Seconds that a kernel may take to start: $SAEREPGEO_START_TIMEOUT, else `START_TIMEOUT`."""
+    text = os.environ.get(START_VARIABLE) or str(START_TIMEOUT)
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{START_VARIABLE} is a whole number of seconds above 0, got {text!r}")
+    return int(text)
 
 
 def _strip_run_metadata(path: Path) -> None:

@@ -21,13 +21,13 @@ from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from tqdm.auto import tqdm
 
 from saerepgeo_lib.companion.grid import Grid, Point
-from saerepgeo_lib.companion.runner import Run, clean, find_run, run_notebook
+from saerepgeo_lib.companion.runner import Run, SlowMachineError, clean, find_run, run_notebook
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import write_json
 
-Ending = Literal["executed", "found", "failed"]
+Ending = Literal["executed", "found", "failed", "slow"]
 TRIES = 4  # times that a run may lose its worker before it counts as failed
-ANSWER_WITHIN = 10  # seconds that a scheduler has to answer
+ANSWER_WITHIN = 30  # seconds that a scheduler has to answer
 SHOWN = 20  # failures kept for the table; each has its file
 # A terminal's Ctrl-C reaches the workers too; the driver alone answers it, and stops them.
 _NO_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
@@ -36,17 +36,21 @@ _THREADS = [f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXP
 
 @dataclass
 class Outcome:
-    """What became of a sweep's runs; `failures` describes the first of the failed, one per line."""
+    """What became of a sweep's runs; `failures` describes the first of the failed, one per line.
+
+    `slow` are those whose kernel did not answer in time, twice: no fault of theirs.
+    """
 
     total: int
     executed: int = 0
     failed: int = 0
+    slow: int = 0
     failures: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> int:
         """Runs that were finished before, or by another sweep meanwhile."""
-        return self.total - self.executed - self.failed
+        return self.total - self.executed - self.failed - self.slow
 
 
 def count_finished(grid: Grid, *, out: Path) -> int:
@@ -108,8 +112,14 @@ def drive(
                 else:
                     yield point, run
 
-        rest = missing()
-        while batch := list(itertools.islice(rest, 100 + 10 * sum(client.nthreads().values()))):
+        def next_batch() -> list[tuple[Point, Run]]:
+            return list(itertools.islice(rest, 100 + 10 * sum(client.nthreads().values())))
+
+        rest, again = missing(), False
+        slow: list[tuple[Point, Run]] = []  # tried again when the others are done
+        while batch := next_batch() or slow:
+            if batch is slow:
+                slow, again = [], True
             tasks = {
                 client.submit(execute, str(p.source), p.parameters, *places, pure=False): (p, run)
                 for p, run in batch
@@ -117,7 +127,11 @@ def drive(
             for task in as_completed(list(tasks)):
                 point, run = tasks.pop(task)
                 ending, reason = result_of(task)
+                if ending == "slow" and not again:
+                    slow.append((point, run))
+                    continue
                 outcome.executed += ending == "executed"
+                outcome.slow += ending == "slow"
                 if ending == "failed":
                     _note_failure(outcome, point, run, reason)
                 bar.update()
@@ -132,6 +146,8 @@ def execute(source: str, parameters: dict[str, Any], out: str, cwd: str) -> tupl
             return "failed", f"the worker sees no {path}: driver and workers must share their files"
     try:
         run = run_notebook(Path(source), parameters, out=Path(out), cwd=Path(cwd), progress=False)
+    except SlowMachineError as error:
+        return "slow", str(error)
     except Exception as error:  # whatever stops a run is this run's failure, not the sweep's
         return "failed", str(error) if isinstance(error, UserError | RuntimeError) else repr(error)
     return ("found" if run.cached else "executed"), ""
@@ -177,6 +193,7 @@ def local_client(workers: int, *, processes: bool = True) -> Iterator[Client]:
     settings = {
         "distributed.scheduler.allowed-failures": TRIES - 1,
         "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.comm.timeouts.connect": "300s",  # on a busy machine, too
         "distributed.admin.low-level-log-length": 100,  # else the driver's memory grows at first
         "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, share),
     }

@@ -5,6 +5,7 @@ All but the Procrustes disparity scale with the space: values of two spaces comp
 division by each space's `points.rms_radius`.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import ot
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment, quadratic_assignment
-from scipy.sparse.csgraph import minimum_spanning_tree, shortest_path
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree, shortest_path
 from scipy.spatial.distance import pdist, squareform
 from sklearn.neighbors import kneighbors_graph
 from torch import Tensor
@@ -84,14 +85,25 @@ def mean_geodesic_distance(points: Points, labels: Labels, *, n_neighbours: int 
         np.flatnonzero(labels == name)[np.square(x[labels == name] - centre).sum(axis=1).argmin()]
         for name, centre in zip(names, centres, strict=True)
     ]
-    # Two points are joined once k reaches the rank of one among the neighbours of the other, so the
-    # graph is connected once k reaches the largest rank in the spanning tree of least ranks.
-    rank = squareform(pdist(x)).argsort(axis=1).argsort(axis=1)  # 0 is the point itself
-    connecting = minimum_spanning_tree(np.minimum(rank, rank.T)).max()
-    k = max(int(connecting), min(n_neighbours, len(x) - 1))
-    graph = kneighbors_graph(x, k, mode="distance")
+    graph = _connected_graph(x, min(n_neighbours, len(x) - 1))
     lengths = shortest_path(graph, directed=False, indices=medoids)[:, medoids]
     return float(lengths[np.triu_indices(len(medoids), 1)].mean())
+
+
+def _connected_graph(x: Points, least: int) -> Any:
+    """The sparse graph of k nearest neighbours, k the smallest from `least` on that connects it.
+
+    No matrix of all distances is made: a few thousand points would fill the memory.
+    """
+
+    def connected(k: int) -> bool:
+        return connected_components(kneighbors_graph(x, k), directed=False)[0] == 1
+
+    high = least
+    while high < len(x) - 1 and not connected(high):
+        high = min(2 * high, len(x) - 1)
+    k = bisect_left(range(high), True, lo=max(least, high // 2), key=connected)
+    return kneighbors_graph(x, k, mode="distance")
 
 
 def procrustes_test(

@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from joblib import Parallel, delayed
-from scipy.cluster.hierarchy import linkage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from sklearn.cluster import HDBSCAN
+from sklearn.cluster import HDBSCAN, AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, pairwise_distances
 from sklearn.preprocessing import StandardScaler, normalize
 
@@ -25,6 +24,7 @@ from saerepgeo_lib.geometry.points import Points, PrincipalCoordinates, check_po
 from saerepgeo_lib.stats.estimates import NotEstimable
 
 MIN_CLUSTER_SIZE = 10
+_ROWS = 1_000  # of a matrix of distances that are made at once
 Labels = Int[np.ndarray, " n"]  # of each point; -1 is none
 
 
@@ -128,7 +128,8 @@ def h0_deaths(points: Points) -> Float[np.ndarray, " merges"]:
     """Distances at which the H0 classes (Vietoris-Rips) of distinct points die, descending."""
     x = check_points(points)
     x = check_points(x[twins(x)[0]], least=2)
-    return np.sort(linkage(x, method="single")[:, 2])[::-1]
+    tree = AgglomerativeClustering(linkage="single", n_clusters=None, distance_threshold=0)
+    return np.sort(tree.fit(x).distances_)[::-1]  # without a matrix of all distances
 
 
 def h0_components(
@@ -143,9 +144,12 @@ def h0_components(
     x = x[twins(x)[0]]
     if len(x) < 3:
         return NotEstimable(f"{len(x)} distinct points, at least 3 are needed")
-    distances = cdist(x, x)
     rng = np.random.default_rng(random_state)
-    resamples = (np.unique(rng.integers(len(x), size=len(x))) for _ in range(n_bootstrap))
-    hausdorff = [distances[:, rows].min(axis=1).max() for rows in resamples]
+    resamples = [np.unique(rng.integers(len(x), size=len(x))) for _ in range(n_bootstrap)]
+    hausdorff = np.zeros(n_bootstrap)
+    for points in np.array_split(x, 1 + len(x) // _ROWS):
+        distances = cdist(points, x)
+        nearest = [distances[:, rows].min(axis=1).max() for rows in resamples]
+        hausdorff = np.maximum(hausdorff, nearest)
     band = 2 * float(np.quantile(hausdorff, 1 - alpha))
     return Components(h0_deaths(x), band)

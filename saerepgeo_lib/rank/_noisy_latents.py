@@ -166,7 +166,11 @@ def permuted_latents(
 
     def permuted_at(scale: float) -> Latents:
         latents = latents_at(scale)
-        order = orders[latents.features].T.long()
-        return Latents(latents.values.gather(0, order), latents.features)
+        values = torch.empty_like(latents.values)
+        n_columns = max(1, IN_CACHE // len(x))  # of 64-bit places at once
+        for some in batches_of(values.shape[1], n_columns):
+            order = orders[latents.features[some]].T.long()
+            values[:, some] = latents.values[:, some].gather(0, order)
+        return Latents(values, latents.features)
 
     return permuted_at

@@ -21,7 +21,13 @@ from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.cores import workers
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.rank._noisy_latents import LatentsAt, NoisyLatents, permuted_latents
-from saerepgeo_lib.rank.unfoldings import aligned_rows, difference, modal_norms, modal_spectra
+from saerepgeo_lib.rank.unfoldings import (
+    MODES,
+    aligned_rows,
+    difference,
+    modal_norms,
+    modal_spectra,
+)
 
 RESIDUAL = "residual"
 PAPER_LEVELS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -170,10 +176,11 @@ def _measure_levels(
     p, t = result.tensor_shape
     clean = latents_at(0.0)
     ever = clean.features
+    unmoved = dict.fromkeys(MODES, clean.values.new_zeros(()))
 
     def measure(level: float) -> tuple[Any, ...]:
         latents = latents_at(level * result.sigma)
-        norms = modal_norms(difference(latents, clean), t)
+        norms = modal_norms(difference(latents, clean), t) if level else unmoved
         spectra = modal_spectra(latents.values, t)
         return latents.features, latents.values.count_nonzero(), spectra, norms
 

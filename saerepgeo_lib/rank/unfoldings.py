@@ -11,6 +11,8 @@ from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import UserError
 
 MODES = {1: "prompt", 2: "token", 3: "feature"}
+GRAM_TOKENS = 3_000  # up to which a Gram matrix of tokens is made
+_LANCZOS_STEPS = 200
 
 
 def aligned_rows(acts: TokenActivations, *, max_slots: int | None = None) -> Int[Tensor, "P T"]:
@@ -102,9 +104,12 @@ def difference(a: Latents, b: Latents) -> Float[Tensor, "tokens features"]:
 
 def modal_norms(values: Float[Tensor, "tokens F"], n_slots: int) -> dict[int, Float[Tensor, ""]]:
     """Spectral norms by mode of the unfoldings of a tensor with rows as in `modal_spectra`, from
-    the tokens' Gram matrix: the largest eigenvalue loses no digits to squaring.
+    the tokens' Gram matrix: the largest eigenvalue loses no digits to squaring. For more than
+    `GRAM_TOKENS` tokens by Lanczos, in memory and time that grow with the tensor only.
     """
     z = float64(values)
+    if len(z) > GRAM_TOKENS:
+        return {mode: spectral_norm(unfold(z.unflatten(0, (-1, n_slots)), mode)) for mode in MODES}
     gram = rearrange(z @ z.T, "(p t) (q u) -> p t q u", t=n_slots, u=n_slots)
     grams = (
         gram.diagonal(dim1=1, dim2=3).sum(-1),
@@ -113,3 +118,27 @@ def modal_norms(values: Float[Tensor, "tokens F"], n_slots: int) -> dict[int, Fl
     )
     norms = [torch.linalg.eigvalsh(g)[-1].clamp(min=0).sqrt() for g in grams]
     return dict(zip(MODES, norms, strict=True))
+
+
+def spectral_norm(matrix: Float[Tensor, "m n"]) -> Float[Tensor, ""]:
+    """The largest singular value, from below, by Lanczos steps on M M^T (Golub and Van Loan, 10.1).
+
+    Steps are orthogonalised against all before; their number is fixed, so that nothing waits for
+    numbers from the device. At the edge of a random matrix's spectrum 200 leave about 1e-12.
+    """
+    a = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    n_steps = min(_LANCZOS_STEPS, len(a))
+    basis, tridiagonal = a.new_zeros(n_steps + 1, len(a)), a.new_zeros(n_steps, n_steps)
+    start = torch.arange(1, len(a) + 1, device=a.device, dtype=a.dtype).sin()  # any fixed vector
+    basis[0] = start / start.norm()
+    for k in range(n_steps):
+        v = a @ (a.T @ basis[k])
+        tridiagonal[k, k] = v @ basis[k]
+        for _ in range(2):
+            v = v - (basis[: k + 1] @ v) @ basis[: k + 1]
+        length = v.norm()
+        new = length > 1e-13 * tridiagonal.abs().max()  # else the steps have seen all there is
+        if k + 1 < n_steps:
+            tridiagonal[k, k + 1] = tridiagonal[k + 1, k] = length * new
+        basis[k + 1] = torch.where(new, v / length, 0)
+    return torch.linalg.eigvalsh(tridiagonal)[-1].clamp(min=0).sqrt()

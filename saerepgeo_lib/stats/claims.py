@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Claim:
     against: str = ""
     condition: str = ""
     dose: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", index(self.n))  # an int here, not in a run's last cell
 
     @classmethod
     def of(

@@ -18,16 +18,20 @@ from .case2_verdict import (
     geometry_claims,
     geometry_verdict_text,
 )
+from .compare_geometry import forecast_comparison
+from .forecast import forecast_text
 from .paper_claims import (
     reported_against_found,
     reported_claims,
 )
+from .rank_profile import forecast_profile
 from .sparse_dense_results import (
     SparseDense,
 )
 from .steering_experiment import (
     SteeringExperiment,
     cases_of,
+    forecast_cases,
     nothing_learned,
 )
 from .study import (
@@ -46,6 +50,10 @@ __all__ = [
     "ceiling_text",
     "claims_table",
     "cluster_words",
+    "forecast_cases",
+    "forecast_comparison",
+    "forecast_profile",
+    "forecast_text",
     "geometry_agreement",
     "geometry_claims",
     "geometry_verdict_text",

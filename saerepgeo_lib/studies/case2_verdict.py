@@ -12,6 +12,7 @@ from saerepgeo_lib.geometry.structure import estimate
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, randomized
 from saerepgeo_lib.stats.claims import Claim, Verdict
 from saerepgeo_lib.stats.estimates import Estimate, NotEstimable
+from saerepgeo_lib.stats.words import span
 
 FLOOR = 0.05  # homogeneity below which nothing is left to merge
 # What the paper says of the latents against the residual stream: claim, measure, sign.
@@ -133,8 +134,8 @@ def geometry_verdict_text(agreed: pd.DataFrame) -> str:
         lines.append(
             f"- **{words[row['claim']]}** ({row['measure']}): in {row['tested']} of {row['cases']} "
             f"cases testable; as claimed in {row['claimed']}, the opposite in {row['opposite']}, "
-            f"undecided in {row['tested'] - decided} (differences {row['smallest']:+.2f} to "
-            f"{row['largest']:+.2f})."
+            f"undecided in {row['tested'] - decided} (differences "
+            f"{span((row['smallest'], row['largest']), '+.2f')})."
         )
         if decided:
             lines[-1] += (

@@ -9,6 +9,7 @@ import pandas as pd
 
 from saerepgeo_lib.stats.claims import VERDICTS, Claim, Verdict
 from saerepgeo_lib.stats.estimates import Estimate
+from saerepgeo_lib.stats.words import said, span
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.steering.random_walk import within_walks
 from saerepgeo_lib.studies.steering_experiment import NOTHING, PLANTED, TAKEN, SteeringExperiment
@@ -159,24 +160,19 @@ def steering_answer(shrinkage: pd.DataFrame, responses: pd.DataFrame) -> pd.Data
     rows = []
     pushed = responses[(responses["path"] == PUSH["valid"]) & (responses["dose"] != 1)]
     for sae, law in shrinkage.groupby("SAE", sort=False):
-        ranges = {name: _range(law[name]) for name in ("rho*", "rho* outward", "helps up to")}
+        ranges = {name: span(law[name]) for name in ("rho*", "rho* outward", "helps up to")}
         by_dose = pushed[pushed["SAE"] == sae].groupby("dose")["MSE"]
         rows.append({
-            "SAE": sae, **ranges, "saves at best": _range(100 * law["gain"], 1) + " %",
-            **{f"MSE at x {dose:g}": _range(errors) for dose, errors in by_dose},
+            "SAE": sae, **ranges, "saves at best": span(100 * law["gain"], ".1f") + " %",
+            **{f"MSE at x {dose:g}": span(errors) for dose, errors in by_dose},
         })  # fmt: skip
     return pd.DataFrame(rows).fillna("not run")
-
-
-def _range(values: pd.Series, digits: int = 2) -> str:
-    low, high = (f"{v:.{digits}f}" for v in (values.min(), values.max()))
-    return low if low == high else f"{low} to {high}"
 
 
 def _at_doses(rows: pd.DataFrame, column: str, scale: float, digits: int, unit: str = "") -> str:
     """Ranges over cases at each dose: "0.98 at x 1.2, 1.02 at x 1.5"."""
     parts = rows.groupby("dose")[column]
-    return ", ".join(f"{_range(scale * v, digits)}{unit} at x {dose:g}" for dose, v in parts)
+    return ", ".join(f"{span(scale * v, f'.{digits}f')}{unit} at x {dose:g}" for dose, v in parts)
 
 
 def steering_answer_text(
@@ -193,9 +189,9 @@ def steering_answer_text(
         pushed = _above(responses[responses["SAE"] == sae], PUSH["valid"])
         lines.append(
             f"- **{sae}: {_counts([c for c in tested if c.autoencoder == sae])}.** More "
-            f"separable helps up to AEDP x {_range(law['helps up to'])} and saves at best "
-            f"{_range(100 * law['gain'], 1)} % of the error (rho* outward = "
-            f"{_range(law['rho* outward'])}); pushed further, the error is "
+            f"separable helps up to AEDP x {span(law['helps up to'])} and saves at best "
+            f"{span(100 * law['gain'], '.1f')} % of the error (rho* outward = "
+            f"{span(law['rho* outward'])}); pushed further, the error is "
             f"{_at_doses(pushed, 'MSE', 1, 2)} of what it was."
         )
     least = responses[(responses["path"] == LEAST["valid"]) & (responses["dose"] != 1)]
@@ -221,13 +217,12 @@ def _walks_text(walks: pd.DataFrame) -> str:
             "clusters."
         )
     r = walks.groupby("measure")["r"].median()
-    apart, together = (_range(100 * (1 - walks[way]), 1) for way in ("apart", "together"))
+    apart, together = (span(100 * (1 - walks[way]), ".1f") for way in ("apart", "together"))
     return (
-        f"{start} (random walk, random model, random SAE): AEDP and the "
-        f"authors' z-scored error have a median Spearman of {r['z-scored']:+.2f}; AEDP and "
-        f"the SAE's own error {r['own']:+.2f}. The z-scored error falls by {apart} % "
-        f"when the clusters walk apart, and by {together} % when they walk together, at "
-        "constant AEDP."
+        f"{start} (random walk, random model, random SAE): AEDP and the authors' z-scored error "
+        f"have a median Spearman of {said(r['z-scored'], '+.2f')}; AEDP and the SAE's own error "
+        f"{said(r['own'], '+.2f')}. The z-scored error falls by {apart} % when the clusters walk "
+        f"apart, and by {together} % when they walk together, at constant AEDP."
     )
 
 
@@ -248,8 +243,8 @@ def _free_text(shrinkage: pd.DataFrame) -> str:
     others = len(shrinkage) - len(reached)
     text = (
         f"- **Free edits: more separability need not change anything.** From AEDP x "
-        f"{_range(reached['free from'])} on, the same least error "
-        f"({_range(reached['least MSE'])} of the unedited one) is within reach at every "
+        f"{span(reached['free from'])} on, the same least error "
+        f"({span(reached['least MSE'])} of the unedited one) is within reach at every "
         "separability; below, it rises."
     )
     return text + (f" In {others} cases no direction is unseen." if others else "")
@@ -291,8 +286,8 @@ def gradient_text(shrinkage: pd.DataFrame) -> str:
     outward, slope, cosine = (shrinkage[k] for k in ("elasticity outward", "slope", "cosine"))
     return (
         f"Theorem and gradient have the same sign in {(outward * slope > 0).sum()} of "
-        f"{len(shrinkage)} cases (r = {outward.corr(slope):.3f}; the cases share concepts and "
-        f"autoencoders); cosines from {cosine.min():.2f} to {cosine.max():.2f}."
+        f"{len(shrinkage)} cases (r = {said(outward.corr(slope), '.3f')}; the cases share concepts "
+        f"and autoencoders); cosines from {span(cosine)}."
     )
 
 
@@ -302,7 +297,9 @@ def downstream_text(effects: pd.DataFrame, name: str) -> str:
         return "Skipped: n_downstream is 0."
     lines = []
     for (concept, sae), part in effects.groupby(_CASE, sort=False):
-        words = [f"{row.path} {row.effect:.3f} [{row.low:.3f}, {row.high:.3f}]"
-                 for row in part.itertuples()]  # fmt: skip
+        words = []
+        for row in part.to_dict("records"):
+            effect, low, high = (said(row[x], ".3f") for x in ("effect", "low", "high"))
+            words.append(f"{row['path']} {effect} [{low}, {high}]")
         lines.append(f"- {concept}, {sae}, {name}: {'; '.join(words)}.")
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ from saerepgeo_lib.plots.forests import plot_difference
 from saerepgeo_lib.plots.panels import own_axes
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, randomized, stream
 from saerepgeo_lib.studies.case2_verdict import compare_spaces
+from saerepgeo_lib.studies.forecast import Forecast, affordable, forecast_geometry
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -90,8 +91,8 @@ def compare_geometry(
     against `n_random` draws of a random encoder with its L0 on these tokens. Raises UserError for
     activations without SAEs, and for fewer than 3 frames.
     """
-    if acts.source is None:
-        raise UserError("these activations come without SAEs; take them from a ModelWithSAEs")
+    forecast = partial(_forecast, acts, n_groups, n_random)
+    affordable("Case 2", len(acts.prompt.unique()), forecast)
     fold, vectors = acts.folds(n_groups), {RESIDUAL: acts.x.double().cpu().numpy()}
     vectors |= {label: points.as_points(sae, acts.x) for label, sae in acts.source.saes.items()}
     generator = stream(seed, "encoder")
@@ -101,3 +102,20 @@ def compare_geometry(
             vectors[f"{randomized(label)} #{draw}"] = points.as_points(random, acts.x)
     options = {"min_cluster_size": min_cluster_size, "seed": seed}
     return GeometryComparison(acts, vectors, fold, options)
+
+
+def forecast_comparison(
+    acts: TokenActivations, *, n_groups: int = 12, n_random: int = 2
+) -> Forecast:
+    """What `compare_geometry` and the measures of its result will take with these values."""
+    return _forecast(acts, n_groups, n_random, len(acts.prompt.unique()))
+
+
+def _forecast(acts: TokenActivations, n_groups: int, n_random: int, n_prompts: int) -> Forecast:
+    """For that many of the prompts: the residual stream, the SAEs and their random encoders."""
+    if acts.source is None:
+        raise UserError("these activations come without SAEs; take them from a ModelWithSAEs")
+    labels = [*acts.source.saes, *acts.source.sparse * n_random]
+    widths = [acts.x.shape[1], *(acts.source.saes[label].cfg.d_sae for label in labels)]
+    n_tokens = len(acts) * n_prompts // len(acts.prompt.unique())
+    return forecast_geometry(n_tokens, widths, n_groups=n_groups)

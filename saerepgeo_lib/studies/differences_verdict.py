@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL
+from saerepgeo_lib.stats.words import span
 from saerepgeo_lib.studies.differences import CONTENT, GW, PADDED, THRESHOLD
 
 AGREES = 0.9  # adjusted Rand index from which two clusterings count as the same
@@ -37,8 +38,8 @@ def said_of_levels(saturation: pd.DataFrame) -> Finding:
     sparse = saturation[(saturation["label"] != RESIDUAL) & (saturation["noise"] == "relative")]
     text = (
         f"at level 0 the rank of the latents varies by {sparse['range at level 0'].max():.0f}; "
-        f"over all levels it is {_span(sparse['clean'], '.0f')} without noise and up to "
-        f"{_span(sparse['largest'], '.0f')} with it"
+        f"over all levels it is {span(sparse['clean'], '.0f')} without noise and up to "
+        f"{span(sparse['largest'], '.0f')} with it"
     )
     return Finding("Noise levels", text, bool((sparse["largest"] > sparse["clean"]).any()))
 
@@ -48,7 +49,7 @@ def said_of_scaling(saturation: pd.DataFrame, spread: float) -> Finding:
     at = saturation.pivot(index="label", columns="noise", values="saturates at")
     other = at[at["relative"] != at["absolute"]]
     words = [f"{k} {r['absolute']:g} against {r['relative']:g}" for k, r in other.iterrows()]
-    where = f"the same level ({_span(at['relative'], 'g')})"
+    where = f"the same level ({span(at['relative'], 'g')})"
     if words:
         where = f"another level (absolute against relative) for {'; '.join(words)}"
     text = f"an absolute level of 1 is a relative one of {1 / spread:.2g}; the rank saturates at "
@@ -58,8 +59,8 @@ def said_of_scaling(saturation: pd.DataFrame, spread: float) -> Finding:
 def said_of_threshold(errors: pd.DataFrame) -> Finding:
     """Makes a difference if the median of |z| lies above 0: then it decides what is active."""
     text = (
-        f"the median of all latents is {_span(errors['median'], 'g')}; "
-        f"{_span(errors['below'], '.1%')} of the active latents lie below {THRESHOLD:g}"
+        f"the median of all latents is {span(errors['median'], 'g')}; "
+        f"{span(errors['below'], '.1%')} of the active latents lie below {THRESHOLD:g}"
     )
     return Finding("Active latents", text, bool((errors["median"] > 0).any()))
 
@@ -69,11 +70,11 @@ def said_of_masking(clusters: pd.DataFrame) -> Finding:
     full, base = (clusters[clusters["tokens"] == name] for name in (PADDED, CONTENT))
     regrouped = bool((full["agreement"] < AGREES).any())
     text = (
-        f"clusters {_span(base['clusters'], '.0f')} become {_span(full['clusters'], '.0f')}, of "
-        f"which {_span(full['without content'], '.0f')} hold no content token; content tokens are "
+        f"clusters {span(base['clusters'], '.0f')} become {span(full['clusters'], '.0f')}, of "
+        f"which {span(full['without content'], '.0f')} hold no content token; content tokens are "
         f"grouped {'otherwise' if regrouped else 'alike'} (adjusted Rand index "
-        f"{_span(full['agreement'])}); mean local dimension {_span(base['avg. ID'], '.1f')} "
-        f"becomes {_span(full['avg. ID'], '.1f')}"
+        f"{span(full['agreement'])}); mean local dimension {span(base['avg. ID'], '.1f')} "
+        f"becomes {span(full['avg. ID'], '.1f')}"
     )
     changes = regrouped or bool((full["without content"] > 0).any())
     return Finding("Tokens that are clustered", text, changes)
@@ -98,7 +99,7 @@ def said_of_distance(losses: pd.DataFrame, gradients: pd.DataFrame) -> Finding:
     reached = gradients.loc[gradients["procedure"] == GW, "AEDP"]
     text = (
         f"under scaling they move in opposite ways on {apart} of {len(moves)} steps; where the "
-        f"true d_GW is lowered (with the error), AEDP ends at {_span(reached)} of itself"
+        f"true d_GW is lowered (with the error), AEDP ends at {span(reached)} of itself"
     )
     return Finding("Distance of arrangements", text, apart > 0)
 
@@ -117,16 +118,10 @@ def said_of_validity(codes: pd.DataFrame) -> Finding:
     """Makes a difference if free edits have `FACTOR` times the L0, or negative entries."""
     none, free, valid = (codes[codes["code"].str.startswith(k)] for k in ("as", "free", "valid"))
     text = (
-        f"at the same separability, L0 {_span(none['L0'], '.0f')} becomes "
-        f"{_span(free['L0'], '.0f')} and {_span(free['negative'], '.0%')} of the nonzero entries "
-        f"negative; valid edits have L0 {_span(valid['L0'], '.0f')} and "
-        f"{_span(valid['negative'], '.0%')}"
+        f"at the same separability, L0 {span(none['L0'], '.0f')} becomes "
+        f"{span(free['L0'], '.0f')} and {span(free['negative'], '.0%')} of the nonzero entries "
+        f"negative; valid edits have L0 {span(valid['L0'], '.0f')} and "
+        f"{span(valid['negative'], '.0%')}"
     )
     dense = free["L0"].min() >= FACTOR * none["L0"].max()
     return Finding("Edited codes", text, bool(dense or (free["negative"] > 0).any()))
-
-
-def _span(values: pd.Series, form: str = ".2f") -> str:
-    """Least and largest value, or the one value that all have."""
-    low, high = format(values.min(), form), format(values.max(), form)
-    return low if low == high else f"{low} to {high}"

@@ -7,6 +7,7 @@ import pandas as pd
 
 from saerepgeo_lib.files import data_dir, read_json
 from saerepgeo_lib.stats.claims import VERDICTS, Claim
+from saerepgeo_lib.stats.words import span
 
 
 @cache
@@ -45,11 +46,10 @@ def reported_against_found(claims: Sequence[Claim]) -> pd.DataFrame:
         of_claim = [claim for claim in claims if claim.id == known["claim"]]
         for statistic in dict.fromkeys(claim.statistic for claim in of_claim):
             same = [claim for claim in of_claim if claim.statistic == statistic]
-            values = pd.Series([claim.value for claim in same]).dropna()
-            ends = sorted({f"{values.min():.3g}", f"{values.max():.3g}"}, key=float)
+            values = span((claim.value for claim in same), ".3g")
             rows.append({
                 "claim": known["says"], "reported": known["reported"],
-                "found here": f"{statistic}: {' to '.join(ends) if len(values) else '–'}",
+                "found here": f"{statistic}: {values}",
                 "verdict": verdicts_in_words([claim.verdict for claim in same]),
             })  # fmt: skip
     return pd.DataFrame(rows)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ from saerepgeo_lib.rank import profiles
 from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, Sweep, sweep
 from saerepgeo_lib.rank.rules import RULES
 from saerepgeo_lib.rank.unfoldings import MODES
+from saerepgeo_lib.studies.forecast import Forecast, affordable, forecast_ranks
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -105,19 +106,52 @@ def rank_profile(
     prompt, the entity's first. Raises UserError for activations without SAEs, and for values that
     are not valid.
     """
-    saes = getattr(acts.source, "saes", None) if saes is None else saes
-    if not saes:
-        raise UserError("these activations come without SAEs: give rank_profile(saes={label: SAE})")
+    saes, sparse = _saes_of(acts, saes)
     choose("rank rule", rule, RULES)
     if mode not in MODES:
         raise UserError(f"mode is 1 (prompt), 2 (token) or 3 (feature), got {mode}")
     if not 0 < tau < 1:
         raise UserError(f"tau must lie strictly between 0 and 1, got {tau}")
     concept = acts.concept.name if acts.concept else "tokens"
-    sparse = [label for label in saes if label not in getattr(acts.source, "not_sparse", ())]
+    sizes: dict[str, Any] = {
+        "n_levels": len(levels), "n_seeds": len(seeds), "max_slots": max_slots
+    }  # fmt: skip
+    n_prompts = len(acts.prompt.unique())
+    forecast = partial(_forecast, acts, saes, sparse, **sizes)
+    affordable(f"Case 1 of {concept}", n_prompts, forecast, device=acts.x.device.type)
     swept = sweep(
         acts, saes, sparse=sparse, levels=levels, scaling=scaling, seeds=seeds,
         max_slots=max_slots, description=concept,
     )  # fmt: skip
     tokens = "entity" if acts.in_entity.all() else "content"
     return RankProfile(swept, concept, tokens, rule, mode, tau)
+
+
+def forecast_profile(
+    acts: TokenActivations, *, saes: Mapping[str, Any] | None = None,
+    levels: Sequence[float] = PAPER_LEVELS, seeds: Sequence[int] = range(4), max_slots: int = 2,
+) -> Forecast:  # fmt: skip
+    """What `rank_profile` will take with these values."""
+    sizes: dict[str, Any] = {"n_levels": len(levels), "n_seeds": len(seeds)}
+    n_prompts = len(acts.prompt.unique())
+    return _forecast(acts, *_saes_of(acts, saes), n_prompts, max_slots=max_slots, **sizes)
+
+
+def _saes_of(
+    acts: TokenActivations, saes: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], list[str]]:
+    """The SAEs of a profile, and the labels of those that are sparse."""
+    saes = getattr(acts.source, "saes", None) if saes is None else saes
+    if not saes:
+        raise UserError("these activations come without SAEs: give rank_profile(saes={label: SAE})")
+    return saes, [label for label in saes if label not in getattr(acts.source, "not_sparse", ())]
+
+
+def _forecast(
+    acts: TokenActivations, saes: Mapping[str, Any], sparse: Sequence[str], n_prompts: int, *,
+    max_slots: int, **sizes: int,
+) -> Forecast:  # fmt: skip
+    """Of the residual stream, the SAEs, and two nulls of each sparse one."""
+    labels = [*saes, *sparse, *sparse]
+    widths = [acts.x.shape[1], *(saes[label].cfg.d_sae for label in labels)]
+    return forecast_ranks(n_prompts, max_slots, widths, **sizes)

@@ -25,6 +25,7 @@ from saerepgeo_lib.steering import downstream, optimise, random_walk, scaling
 from saerepgeo_lib.steering.dose_response import LEAST, PATHS, PUSH
 from saerepgeo_lib.steering.latents import PAPER_SCALES, ClusteredLatents, Kind, Measure, steer
 from saerepgeo_lib.steering.optimise import N_STEPS, OBJECTIVES, STEP, Path, intervene
+from saerepgeo_lib.studies.forecast import Forecast, affordable, forecast_steering
 from saerepgeo_lib.studies.tables import joined
 
 logger = logging.getLogger(__name__)
@@ -73,9 +74,10 @@ def cases_of(
     no structure at all: it is left out, and that is logged.
     """
     by_entity = choose("grouping", grouping, ("clusters", "entities")) == "entities"
-    cases = {}
-    for read in acts:
-        read = read.at("entity") if by_entity else read
+    every, cases = [read.at("entity") if by_entity else read for read in acts], {}
+    n_prompts = max((len(read.prompt.unique()) for read in every), default=0)
+    affordable("Case 3", n_prompts, lambda n: forecast_cases(every, saes=saes, max_prompts=n))
+    for read in every:
         assert read.concept is not None
         for label, sae in (saes or read.source.saes).items():
             try:
@@ -91,6 +93,20 @@ def cases_of(
             sparse = label not in getattr(read.source, "not_sparse", ())
             cases[read.concept.name, label] = Case(read, sae, latents, sparse)
     return cases
+
+
+def forecast_cases(
+    acts: Iterable[TokenActivations], *, saes: Mapping[str, Any] | None = None,
+    n_steps: int = N_STEPS, max_prompts: int = 0,
+) -> Forecast:  # fmt: skip
+    """What Case 3 will take on these activations, or on `max_prompts` of each one's prompts."""
+    parts = []
+    for read in acts:
+        n_prompts = len(read.prompt.unique())
+        n_tokens = len(read) * min(max_prompts or n_prompts, n_prompts) // n_prompts
+        widths = [sae.cfg.d_sae for sae in (saes or read.source.saes).values()]
+        parts.append(forecast_steering(n_tokens, widths, n_steps=n_steps))
+    return Forecast(sum(part.seconds for part in parts), sum(part.memory for part in parts))
 
 
 def for_each(cases: Mapping[Any, Case], work: Callable[[Any, Case], T]) -> dict[Any, T]:
