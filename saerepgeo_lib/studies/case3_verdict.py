@@ -12,6 +12,7 @@ from saerepgeo_lib.stats.estimates import Estimate
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.steering.random_walk import within_walks
 from saerepgeo_lib.studies.steering_experiment import NOTHING, PLANTED, TAKEN, SteeringExperiment
+from saerepgeo_lib.text import plain
 
 _OFF_DOSE = 0.05
 _HELPS, _OWN, _EXPLAINED = "case3-separability-helps", "case3-own-effect", "case3-explained"
@@ -192,7 +193,7 @@ def steering_answer_text(
         law = shrinkage[shrinkage["SAE"] == sae]
         pushed = _above(responses[responses["SAE"] == sae], PUSH["valid"])
         lines.append(
-            f"- **{sae}: {_counts([c for c in tested if c.autoencoder == sae])}.** More "
+            f"- **{plain(sae)}: {_counts([c for c in tested if c.autoencoder == sae])}.** More "
             f"separable helps up to AEDP x {_range(law['helps up to'])} and saves at best "
             f"{_range(100 * law['gain'], 1)} % of the error (rho* outward = "
             f"{_range(law['rho* outward'])}); pushed further, the error is "
@@ -304,5 +305,5 @@ def downstream_text(effects: pd.DataFrame, name: str) -> str:
     for (concept, sae), part in effects.groupby(_CASE, sort=False):
         words = [f"{row.path} {row.effect:.3f} [{row.low:.3f}, {row.high:.3f}]"
                  for row in part.itertuples()]  # fmt: skip
-        lines.append(f"- {concept}, {sae}, {name}: {'; '.join(words)}.")
+        lines.append(f"- {plain(f'{concept}, {sae}, {name}')}: {'; '.join(words)}.")
     return "\n".join(lines)
