@@ -84,10 +84,11 @@ def test_figures_show_a_name_whatever_it_is(name):
     looks = {n: {"color": "k"} for n in names}
     table = pd.DataFrame({"row": names, "by": names, "value": 1.0, "low": 0.0, "high": 2.0})
     panels.forest_of(axes[0], table, row="row", by="by", gap=0.1, looks=looks)
-    panels.profile(axes[1], np.arange(2), np.arange(2), look=looks[name], label=name)
-    legend = axes[1].legend()
     panels.legend_below(figure, looks)
     assert drawn(figure) > 0.15
+    ax = panels.profile(panels.own_axes(None), np.arange(2), np.arange(2), look={}, label=name)
+    legend = ax.set_title(in_figure(name)).axes.legend(fontsize=8)
+    assert drawn(ax.figure) > 0.6
     assert len(legend.get_texts()) == 1 and len(figure.legends[0].get_texts()) == 2
     if len(name) < 20 and name.isascii() and name.isprintable():
         assert figure.legends[0].get_texts()[0].get_text().strip().replace(r"\$", "$") == name

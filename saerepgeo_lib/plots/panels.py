@@ -90,7 +90,7 @@ def forest_of(
     table = table.assign(place=table[row].map(list(names).index) + shift)
     for label, look in looks.items():
         rows = table[table[by] == label].reindex(columns=["place", *values])
-        forest(ax, rows, look={"label": in_figure(label), **look}, line=line)
+        forest(ax, rows, look={"label": in_figure(label, LINE // 2), **look}, line=line)
     return named_rows(ax, names)
 
 
@@ -113,7 +113,7 @@ def stacked_bars(
     place, left = np.arange(len(rows)), np.zeros(len(rows))
     for name, lengths in parts.items():
         widths = np.nan_to_num(np.asarray(lengths, dtype=float))
-        look = {"edgecolor": "white", "lw": 0.5, "label": in_figure(name), **looks[name]}
+        look = {"edgecolor": "white", "lw": 0.5, "label": in_figure(name, LINE // 2), **looks[name]}
         ax.barh(place, widths, left=left, **look)
         left += widths
     return named_rows(ax, rows)
@@ -127,7 +127,7 @@ def profile(
     if low is not None:
         ax.fill_between(at, low, high, color=look["color"], alpha=0.18, lw=0)
     if "label" in line:
-        line["label"] = in_figure(line["label"])
+        line["label"] = in_figure(line["label"], LINE // 2)
     ax.plot(at, mean, **{"ms": 5, "lw": 1.5, **look, **line})
     return ax
 
