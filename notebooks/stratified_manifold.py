@@ -38,6 +38,7 @@ from saerepgeo_lib.activations import fit_on, names_in, rms
 from saerepgeo_lib.companion import Record, left_out_table, page_model
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.rank import RESIDUAL, active_table
+from saerepgeo_lib.text import plain
 
 # %matplotlib inline
 plots.house_style()
@@ -113,7 +114,9 @@ fit.style.format({"FVU": "{:.3f}", "L0": "{:.0f}"}).hide(axis="index")
 # %% tags=["hide-input"]
 limit = 0.15  # of the FVU
 poor = fit[(fit["FVU"] > limit) & fit["autoencoder"].isin(model.sparse)].itertuples()
-cases = [f"{r.autoencoder} on {r.concept}, {r.tokens} tokens (FVU {r.FVU:.2f})" for r in poor]
+cases = [
+    f"{r.autoencoder} on {plain(r.concept)}, {r.tokens} tokens (FVU {r.FVU:.2f})" for r in poor
+]
 Markdown(
     f"**Read with care**, the fit here is poorer than an FVU of {limit}: {'; '.join(cases)}."
     if cases

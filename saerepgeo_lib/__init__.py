@@ -19,8 +19,8 @@ plots        a style and a few panels, from which the figures are made
 studies      what single pages need: verdicts on the paper's claims, trainings, vision, differences
 companion    running (papermill, records, sweeps) and publishing (pages, ledger, book, command line)
 
-`errors`, `files` and `cores` serve all. Public is what this package and its rooms list in their
-`__init__.pyi`; names are loaded when they are first used.
+`errors`, `files`, `text` and `cores` serve all. Public is what this package and its rooms list in
+their `__init__.pyi`; names are loaded when they are first used.
 """
 
 import lazy_loader

@@ -6,7 +6,11 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend; command lines show its text without a traceback."""
+    """A mistake that the user can mend; command lines and notebooks show no traceback with it."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it."""
+        return [f"UserError: {self}"]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -1,7 +1,13 @@
 """Notebooks: their pairs and names; parameters read, parsed, and within the limits of pages."""
 
+import ast
 import json
+import re
+import subprocess
+import sys
 
+import jupytext
+import papermill
 import pytest
 from refusals import refused
 
@@ -15,7 +21,7 @@ from saerepgeo_lib.companion.notebooks import (
     parse_parameters,
     read_parameters,
 )
-from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.companion.records import Record, read_record
 from saerepgeo_lib.rank.rules import RULES
 from saerepgeo_lib.rank.unfoldings import MODES
 from saerepgeo_lib.studies.sparse_dense import RULES as RULES_OF_STUDY
@@ -115,7 +121,100 @@ def start(page, **values):
     """The record of a page with these parameters, whose defaults it may have otherwise."""
     declared = read_parameters(find_notebook(page))
     given = {name: p.default for name, p in declared.items()} | {"device": "cpu"} | values
-    return Record.start(page, given | {"__annotations__": dict.fromkeys(declared)})
+    return Record.start(page, given | {"__annotations__": {n: p.type for n, p in declared.items()}})
+
+
+PAGE = """# %% tags=["parameters"]
+n_seeds: int = 3  # how many
+concept: str = "days"  # which
+noise_levels: list[float] = [0, 1]  # ascending
+
+# %%
+from saerepgeo_lib.companion.records import Record, read_record
+record = Record.start("stratified_manifold", globals())
+record.numbers["levels"] = noise_levels
+record.write()
+"""
+CELL = PAGE.partition("\n\n")[0]
+INJECTED = "# Parameters\nn_sedes = 3\n"
+
+
+def running(*cells, **values):
+    """The variables of a page in IPython, whose cells were executed so far."""
+    kinds = {"n_seeds": int, "concept": str, "noise_levels": list[float]}
+    given = {"n_seeds": 3, "concept": "days", "noise_levels": [0, 1]} | values
+    return given | {"__annotations__": kinds, "In": ["", "import os", *cells]}
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [({"noise_levels": "[0, 0.1]"}, [0, 0.1]), ({"noise_levels": "[0,1e-1]"}, [0, 0.1]),
+     ({"n_seeds": "4"}, 4), ({"concept": "2024"}, "2024"), ({"concept": "[1]"}, "[1]")],
+)  # fmt: skip
+def test_what_papermill_passes_on_as_text_is_read_as_the_declared_type(given, read):
+    page = running(CELL, **given)
+    record = Record.start("stratified_manifold", page)
+    ((name, _),) = given.items()
+    assert record.parameters[name] == page[name] == read
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"concept": 2024}, "'concept' is a str; got 2024.*give concept with -r"),
+     ({"concept": float("nan")}, "'concept' is a str; got nan"), ({"concept": None}, "got None"),
+     ({"n_seeds": 2.0}, "'n_seeds' is a int; got 2.0"), ({"n_seeds": True}, "got True"),
+     ({"noise_levels": 0.1}, r"is a list\[float\]; got 0.1"),
+     ({"noise_levels": "[0, 0.1"}, r"got '\[0, 0.1'"), ({"noise_levels": "[1]"}, "ascend from 0")],
+)  # fmt: skip
+def test_what_papermill_passes_on_of_another_type_is_refused(given, words):
+    refused(words, Record.start, "stratified_manifold", running(CELL, **given))
+
+
+def test_names_that_a_page_does_not_declare_are_refused_where_papermill_sets_them():
+    for cell, words in [
+        (INJECTED, "stratified_manifold has no parameter 'n_sedes'; did you mean 'n_seeds'"),
+        ("# Parameters\npd = 1\n", "no parameter 'pd'"),
+        ("# Parameters\nhf_token = 1\n", "looks like a secret"),
+    ]:
+        refused(words, Record.start, "stratified_manifold", running(CELL, cell, "later = 1"))
+    good = "# Parameters\nn_seeds = 3\n"
+    for cells in [
+        [CELL, good, "own = 1"], [INJECTED, CELL], [CELL, INJECTED, good], [CELL, "n_sedes = 3"],
+    ]:  # fmt: skip
+        Record.start("stratified_manifold", running(*cells))
+
+
+def test_plain_papermill_checks_names_and_types(tmp_path, monkeypatch):
+    """Its own engine and kernel: a good run, and two that end with one line and no traceback."""
+    monkeypatch.setenv("SAEREPGEO_RECORD", str(tmp_path / "page.record.json"))
+    (tmp_path / "page.py").write_text(PAGE)
+    make_pairs(tmp_path)
+    pair, out = str(tmp_path / "page.ipynb"), str(tmp_path / "out.ipynb")
+    options = {"progress_bar": False, "log_output": False}
+    papermill.execute_notebook(pair, out, {"noise_levels": "[0, 0.1]"}, **options)
+    record = read_record(tmp_path / "page.record.json")
+    assert record["numbers"]["levels"] == record["parameters"]["noise_levels"] == [0, 0.1]
+    for name, words in [("n_sedes", "did you mean 'n_seeds'"), ("concept", "got 3; papermill's")]:
+        command = ["papermill", pair, out, "--no-progress-bar", "-p", name, "3"]
+        done = subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1 and words in done.stderr.splitlines()[-2], done.stderr
+        assert "records.py" not in done.stderr
+
+
+def test_no_page_reads_a_parameter_before_it_is_checked():
+    for path in NOTEBOOK_DIR.glob("*.py"):
+        code = [c.source for c in jupytext.read(path).cells if c.cell_type == "code"]
+        text = re.sub(r"^%.*", "", "\n".join(code), flags=re.MULTILINE)
+        declared = read_parameters(path)
+        for node in ast.parse(text).body:
+            if "Record.start(" in (statement := ast.unparse(node)):
+                break
+            if not isinstance(node, ast.AnnAssign):
+                assert not set(declared) & set(re.findall(r"\w+", statement)), (path, statement)
+        else:
+            raise AssertionError(path)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +228,7 @@ def start(page, **values):
         ("stratified_manifold", "rank_rule", ["permutation"], RULES),
         ("stratified_manifold", "rank_mode", [0, 4], MODES),
         ("stratified_manifold", "tau", [0.0, 1.0, float("nan")], [0.5]),
-        ("stratified_manifold", "concept", ["", " , "], ["days", "days, months"]),
+        ("stratified_manifold", "concept", ["", " , ", "a,a", "a, b ,a"], ["days", "days, months"]),
         ("representation_structure", "n_umap_concepts", [-1], [0]),
         ("representation_structure", "min_cluster_size", [1], [2]),
         ("representation_structure", "n_groups", [2], [3]),
@@ -170,7 +269,7 @@ def test_a_page_refuses_parameters_that_it_cannot_use(page, name, wrong, right):
     for value in right:
         assert start(page, **{name: value}).parameters[name] == value
     for value in wrong:
-        refused(f"^{name} must be .*, got ", start, page, **{name: value})
+        refused(f"{name}'? (must be|is a) .*got ", start, page, **{name: value})
 
 
 def test_defaults_are_within_the_limits_and_these_are_of_parameters_that_a_page_has():

@@ -195,6 +195,12 @@ def load_concepts(path: Path | str | None = None) -> dict[str, Concept]:
     except pydantic.ValidationError as error:
         keys = [field.name for kind in (Prompt, _Content) for field in fields(kind)]
         raise explained(error, path, fields=keys) from None
+    for name in checked:
+        if not name or name != " ".join(name.split()) or "," in name:
+            raise UserError(
+                f"{path}: {name!r} is no name of a concept: one line, without commas (which part "
+                "the names in a list), and without outer or double spaces; rename it"
+            )
     return {
         name: Concept(name, tuple(c.prompts), frozenset(c.template_words))
         for name, c in checked.items()

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from saerepgeo_lib.companion.pages import Page, plain, render
+from saerepgeo_lib.companion.pages import Page, render
 from saerepgeo_lib.errors import UserError, choose, nearest
 from saerepgeo_lib.studies.paper_claims import paper_claims, verdicts_in_words
+from saerepgeo_lib.text import plain
 
 Finding = Mapping[Any, Any]  # a `Claim` as a mapping, from a record or a row of the sweep
 

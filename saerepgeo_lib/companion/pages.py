@@ -15,13 +15,13 @@ from saerepgeo_lib.companion.notebooks import read_parameters
 from saerepgeo_lib.companion.records import RECORD_END, read_record
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.stats.claims import case_in_words
+from saerepgeo_lib.text import code, plain
 
 _FENCED = re.compile(r"^(`{3,}|~{3,}).*?^\1", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#{1,3}) +(.+?) *$", re.MULTILINE)  # as deep as pages have anchors
 _SENTENCE = re.compile(r".+?([.!?](?=\s)|$)")
 _FRAMES = re.compile(r"<\w+ class=\"frames\"")  # HTML with a control that needs no kernel
 _GLOSSARY = re.compile(r"^```\{glossary\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|$~])")
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,11 @@ def rerun_command(source: Path, values: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-def plain(text: str) -> str:
-    """Text that Markdown leaves as it is, in a table's cell too."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
-
-
 _TEMPLATES = Environment(
     loader=PackageLoader("saerepgeo_lib.companion"), undefined=StrictUndefined, trim_blocks=True,
     lstrip_blocks=True, keep_trailing_newline=True,
 )  # fmt: skip
-_TEMPLATES.filters |= {"plain": plain, "case": case_in_words}
+_TEMPLATES.filters |= {"plain": plain, "code": code, "case": case_in_words}
 
 
 def render(template: str, **values: Any) -> str:

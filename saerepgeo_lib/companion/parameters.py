@@ -3,17 +3,17 @@
 import ast
 import contextlib
 import functools
+import inspect
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from saerepgeo_lib.activations.words import languages
-from saerepgeo_lib.errors import UserError, quoted
+from saerepgeo_lib.errors import UserError, nearest, quoted
 
 _SECRET_NAME = re.compile(r"token|secret|passw|credential|api_?key|private_?key", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"\b(hf|sk|ghp|gho|github_pat|xox[bap])[_-][A-Za-z0-9_-]{16,}")
@@ -31,8 +31,8 @@ class Parameter:
 
     name: str
     type: str
-    default: Any
-    description: str
+    default: Any = None
+    description: str = ""
 
     def __post_init__(self) -> None:
         _adapter(self.type)  # refuses other types
@@ -63,9 +63,11 @@ def check_value(parameter: Parameter, value: Any) -> Any:
     try:
         return _adapter(parameter.type).validate_python(value)
     except ValidationError:
+        about = f" ({parameter.description})" if parameter.description else ""
+        if parameter.default is not None:
+            about += f", for example {json.dumps(parameter.default)}"
         raise UserError(
-            f"parameter {parameter.name!r} is a {parameter.type} ({parameter.description}), "
-            f"for example {json.dumps(parameter.default)}; got {quoted(value)}"
+            f"parameter {parameter.name!r} is a {parameter.type}{about}; got {quoted(value)}"
         ) from None
 
 
@@ -78,6 +80,45 @@ def parse_value(parameter: Parameter, text: str) -> Any:
     return check_value(parameter, value)
 
 
+def take_values(notebook: str, page: MutableMapping[str, Any]) -> dict[str, Any]:
+    """The values of a running page's parameters (its annotated variables), read and checked.
+
+    `page` are its variables (`globals()`). Plain papermill passes lists on as text, and sets any
+    name at all: texts are read as on our command line, and the variables hold what was read. A
+    UserError for a wrong type, or for a name that the page does not declare.
+    """
+    declared = {
+        name: Parameter(name, kind if isinstance(kind, str) else inspect.formatannotation(kind))
+        for name, kind in page.get("__annotations__", {}).items()
+    }
+    for name in _injected(page, declared):
+        refuse_secret(name, page.get(name))
+        if name not in declared:
+            raise UserError(f"{notebook} has no parameter {name!r}; {nearest(name, declared)}")
+    for name, parameter in declared.items():
+        value = page[name]
+        read = parse_value if isinstance(value, str) else check_value
+        try:
+            page[name] = read(parameter, value)
+        except UserError as error:  # a number or truth value may have been "007", "1e5" or "NaN"
+            raw = f"; papermill's -p turns texts into numbers: give {name} with -r"
+            raise UserError(f"{error}{raw * (parameter.type == 'str')}") from None
+    return {name: page[name] for name in declared}
+
+
+def _injected(page: Mapping[str, Any], declared: Mapping[str, Parameter]) -> list[str]:
+    """The names that papermill set in a cell of its own, after the cell of parameters.
+
+    IPython keeps the cells that were executed in `In`; papermill's begins with a comment.
+    """
+    cells = [str(cell) for cell in page.get("In", ())]
+    own = re.compile("|".join(rf"^{name}\s*:" for name in declared) or "(?!)", re.MULTILINE)
+    start = max((i for i, cell in enumerate(cells) if own.search(cell)), default=0)
+    text = next((c for c in reversed(cells[start:]) if c.startswith("# Parameters\n")), "")
+    targets = (node.targets for node in ast.parse(text).body if isinstance(node, ast.Assign))
+    return [target.id for (target,) in targets if isinstance(target, ast.Name)]
+
+
 def refuse_secret(name: str, value: Any) -> None:
     """Refuse what looks like a secret: parameters are printed in the executed notebook."""
     if _SECRET_VALUE.search(name) or _SECRET_NAME.search(name) or _SECRET_VALUE.search(str(value)):
@@ -88,19 +129,18 @@ def refuse_secret(name: str, value: Any) -> None:
         )
 
 
-def _n_names(concept: str) -> int:
-    return sum(bool(name.strip()) for name in concept.split(","))
+def _names(concept: str) -> list[str]:
+    return [name.strip() for name in concept.split(",") if name.strip()]
 
 
 def _ascend_from_0(levels: list[float]) -> bool:
-    finite = all(map(math.isfinite, levels))
-    return finite and len(levels) > 1 and levels[0] == 0 and levels == sorted(set(levels))
+    return len(levels) > 1 and levels[0] == 0 and levels == sorted(set(levels))
 
 
 # What a parameter must be wherever it occurs: at least a number, one of several values, or what is
 # said in words. Names of rules and scores are copies, since nothing heavy is loaded here.
 Limit = int | tuple[Any, ...] | dict[str, Callable[[Any], bool]]
-_POSITIVE = {"above 0": lambda value: 0 < value < math.inf}
+_POSITIVE = {"above 0": lambda value: value > 0}
 _RULES = ("relative", "exact", "effective", "participation", "stable")
 _LIMITS: dict[str, Limit] = {
     "n_seeds": 2, "n_groups": 3, "n_random": 1, "n_bootstrap": 40, "n_walks": 1, "n_steps": 2,
@@ -111,14 +151,17 @@ _LIMITS: dict[str, Limit] = {
     "positions": ("content", "entity"), "rank_rule": _RULES, "rank_mode": (1, 2, 3),
     "function_words": {"none, or a language with a list, such as english or german":
                        lambda value: value in languages()},
-    "concept": {"one name, or several separated by commas": lambda value: _n_names(value) > 0},
-    "dose": {"above 1": lambda value: 1 < value < math.inf},
-    "noise_levels": {"at least two finite numbers that ascend from 0": _ascend_from_0},
+    "concept": {
+        "one name, or several different ones separated by commas":
+            lambda value: 0 < len(set(_names(value))) == len(_names(value)),
+    },
+    "dose": {"above 1": lambda value: value > 1},
+    "noise_levels": {"at least two numbers that ascend from 0": _ascend_from_0},
     "tau": {"strictly between 0 and 1": lambda value: 0 < value < 1},
 }  # fmt: skip
 _LIMITS_OF_PAGES: dict[str, dict[str, Limit]] = {
     "cone_of_sspd_matrices": {"n": 3, "n_draws": 20},
-    "differences": {"concept": {"one name": lambda value: _n_names(value) == 1}},
+    "differences": {"concept": {"one name": lambda value: len(_names(value)) == 1}},
     "noise_and_rank": {"planted_rank": (1, 2, 3, 4, 5, 6), "width": 32, "n_draws": 50},
     "rank_rule_ablation": {
         "draws": 2, "n_points": 40,

@@ -10,7 +10,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import ConfigDict, Field, FiniteFloat, ValidationError, create_model
 
-from saerepgeo_lib.companion.parameters import check_limits
+from saerepgeo_lib.companion.parameters import check_limits, take_values
 from saerepgeo_lib.errors import UserError, explained, quoted
 from saerepgeo_lib.files import read_json, write_json
 from saerepgeo_lib.stats.claims import Claim
@@ -98,15 +98,16 @@ class Record:
 
     @classmethod
     def start(
-        cls, notebook: str, page: Mapping[str, Any], *, seeds: Sequence[int] | None = None
+        cls, notebook: str, page: MutableMapping[str, Any], *, seeds: Sequence[int] | None = None
     ) -> "Record":
         """The record of a page, from its variables (`globals()`).
 
-        Its parameters are the annotated ones; seeds are those given, else `seed` and the next
+        Its parameters are those of `take_values`; seeds are those given, else `seed` and the next
         `n_seeds`, if the page has them. The page's `device` chooses where to compute, and is not
-        kept among the parameters. Raises UserError for values that the page could not use.
+        kept among the parameters. Raises UserError for unknown names, and for values that the page
+        could not use.
         """
-        given = {name: page[name] for name in page.get("__annotations__", {})}
+        given = take_values(notebook, page)
         check_limits(notebook, given)
         if seeds is None:
             first = given.get("seed")

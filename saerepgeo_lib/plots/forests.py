@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saerepgeo_lib.plots import panels
-from saerepgeo_lib.plots.style import BLUE, GREEN, ORANGE, SKY, looks_of
+from saerepgeo_lib.plots.style import BLUE, GREEN, ORANGE, SKY, in_figure, looks_of
 from saerepgeo_lib.stats.claims import VERDICTS
 
 _DRAWN = zip(VERDICTS, (GREEN, SKY, ORANGE, "#cccccc"), ("", "//", "xx", ".."), strict=True)
@@ -81,7 +81,7 @@ def plot_difference(ax: Axes, differences: pd.DataFrame) -> Axes:
     ax.axvspan(*claimed, color=SKY, alpha=0.15, lw=0)
     ax.set_xlim(left, right)
     ax.set_title(differences["measure"].iloc[0], fontsize=10, loc="left")
-    ax.set_xlabel(f"SAE minus {differences['other'].iloc[0]}")
+    ax.set_xlabel(in_figure(f"SAE minus {differences['other'].iloc[0]}"))
     return ax
 
 
@@ -120,7 +120,7 @@ def plot_optima(shrinkage: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for sae, look in looks.items():
         rows = cases.loc[cases["SAE"] == sae, ["at", "rho*", "low", "high"]]
         panels.forest(ax, rows, look=look, line=1.0)
-    ax.set_yticks(cases["at"], cases["concept"])
+    ax.set_yticks(cases["at"], [in_figure(name, panels.LINE // 2) for name in cases["concept"]])
     ax.invert_yaxis()
     ax.set_xlabel("rho*: the scaling at which the error is least")
     panels.legend_below(ax.figure, looks)  # type: ignore[arg-type]

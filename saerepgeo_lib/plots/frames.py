@@ -34,6 +34,9 @@ _SCRIPT = """{
 }"""
 
 
+_TEXT = '<p class="tex2jax_ignore">'  # names with dollar signs are no formulas
+
+
 @dataclass(frozen=True)
 class Frame:
     """One state of a figure: its control's value in words, and what is seen, in a sentence.
@@ -46,7 +49,9 @@ class Frame:
     says: str
 
     def _repr_html_(self) -> str:
-        return _picture(self, f"{self.label}: {self.says}.") + f"<p>{html.escape(self.says)}.</p>"
+        return (
+            _picture(self, f"{self.label}: {self.says}.") + f"{_TEXT}{html.escape(self.says)}.</p>"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +105,9 @@ def frames(
         field = script = ""
     words = f"<label>{html.escape(control)} {field}</label> <output>{said[start]}</output>"
     shown = "\n".join(pictures)
-    return Frames(f'<div class="frames">\n<p>{words}</p>\n<div>\n{shown}\n</div>\n{script}\n</div>')
+    return Frames(
+        f'<div class="frames">\n{_TEXT}{words}</p>\n<div>\n{shown}\n</div>\n{script}\n</div>'
+    )
 
 
 def _picture(frame: Frame, alt: str, *, hidden: bool = False) -> str:

@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from saerepgeo_lib.plots.style import in_figure
+
 WIDTH = 6.6  # inches; what a phone shows without shrinking the text
+LINE = 78  # characters of 10 points that fit into it
 
 Look = Mapping[str, Any]
 
@@ -27,6 +30,7 @@ def axes_grid(
     """
     titles = [""] * panels if isinstance(panels, int) else list(panels)
     columns = max(1, min(columns, len(titles)))
+    titles = [in_figure(title, LINE // columns) for title in titles]
     rows = max(1, -(-len(titles) // columns))
     figure = Figure(figsize=(WIDTH, height * rows + extra), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
@@ -51,7 +55,9 @@ def legend_below(
     """
     handles, _ = figure.axes[0].get_legend_handles_labels()
     if looks is not None:
-        handles = [Line2D([], [], **{"label": k, "ls": ls, **look}) for k, look in looks.items()]
+        names = [in_figure(name, LINE // columns - 3) for name in looks]
+        lines = zip(names, looks.values(), strict=True)
+        handles = [Line2D([], [], **{"label": k, "ls": ls, **look}) for k, look in lines]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=10)
 
 
@@ -84,13 +90,18 @@ def forest_of(
     table = table.assign(place=table[row].map(list(names).index) + shift)
     for label, look in looks.items():
         rows = table[table[by] == label].reindex(columns=["place", *values])
-        forest(ax, rows, look={"label": label, **look}, line=line)
+        forest(ax, rows, look={"label": in_figure(label, LINE // 2), **look}, line=line)
     return named_rows(ax, names)
 
 
-def named_rows(ax: Axes, names: Sequence[str]) -> Axes:
-    """Names for the rows 0, 1, ... of a panel, the first on top."""
-    ax.set_yticks(range(len(names)), names, fontsize=10)
+def named_rows(ax: Axes, names: Sequence[str], *, length: int | None = None) -> Axes:
+    """Names for the rows 0, 1, ... of a panel from its top, by default half as long as it is wide.
+
+    A longer one loses its middle.
+    """
+    grid = ax.get_gridspec()
+    length = length or max(24, LINE // (1 + (grid.ncols if grid else 1)))
+    ax.set_yticks(range(len(names)), [in_figure(name, length) for name in names], fontsize=10)
     ax.set_ylim(len(names) - 0.5, -0.5)
     return ax
 
@@ -102,7 +113,8 @@ def stacked_bars(
     place, left = np.arange(len(rows)), np.zeros(len(rows))
     for name, lengths in parts.items():
         widths = np.nan_to_num(np.asarray(lengths, dtype=float))
-        ax.barh(place, widths, left=left, edgecolor="white", lw=0.5, label=name, **looks[name])
+        look = {"edgecolor": "white", "lw": 0.5, "label": in_figure(name, LINE // 2), **looks[name]}
+        ax.barh(place, widths, left=left, **look)
         left += widths
     return named_rows(ax, rows)
 
@@ -114,6 +126,8 @@ def profile(
     """A line with markers, and a band from `low` to `high` around it."""
     if low is not None:
         ax.fill_between(at, low, high, color=look["color"], alpha=0.18, lw=0)
+    if "label" in line:
+        line["label"] = in_figure(line["label"], LINE // 2)
     ax.plot(at, mean, **{"ms": 5, "lw": 1.5, **look, **line})
     return ax
 

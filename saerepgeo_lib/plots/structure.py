@@ -10,7 +10,7 @@ from saerepgeo_lib.geometry.arrangements import Circle
 from saerepgeo_lib.geometry.clusters import Labels
 from saerepgeo_lib.plots import panels
 from saerepgeo_lib.plots.frames import Frame
-from saerepgeo_lib.plots.style import looks_of
+from saerepgeo_lib.plots.style import in_figure, looks_of
 
 
 def plot_entities(
@@ -25,7 +25,9 @@ def plot_entities(
         ax.scatter(x, y, c=shades[entity], s=14, alpha=0.6, lw=0)
         ax.plot(*np.vstack([circle.means, circle.means[:1]]).T, color="0.35", lw=1)
         for name, at in zip(names, circle.means, strict=True):
-            ax.annotate(name[:3], at, ha="center", va="center", fontsize=10, weight="bold")
+            ax.annotate(
+                in_figure(name[:3]), at, ha="center", va="center", fontsize=10, weight="bold"
+            )
         ax.set(xticks=[], yticks=[])
         ax.set_aspect("equal", adjustable="datalim")
     return figure
@@ -43,7 +45,7 @@ def cluster_frame(
         largest = clusters[np.argsort(-sizes, kind="stable")][:shown]
         groups = {look: labels[name] == k for look, k in zip(looks, largest, strict=False)}
         panels.map_of(ax, x[:, :2], groups, looks)
-        ax.set_title(f"{name}: {len(clusters)} clusters", fontsize=10)
+        ax.set_title(in_figure(f"{name}: {len(clusters)} clusters", panels.LINE // 2), fontsize=10)
         counts.append(f"{name} {len(clusters)} clusters with {sizes.sum() / len(x):.0%} of them")
     looks = {"other and none": {"marker": ".", "color": "0.75"}, **looks}
     panels.legend_below(figure, looks, columns=4, ls="none")

@@ -54,8 +54,9 @@ def _tint(index: Int[np.ndarray, "m n"], values: Float[np.ndarray, "m n"]) -> An
 
 def plot_grams(grams: Mapping[str, Float[np.ndarray, "n n"]]) -> Figure:
     """SSPD matrices as heat maps with their numbers, two per row."""
-    figure, axes = axes_grid(grams, height=2.9, extra=0, size=11)
-    for ax, gram in zip(axes, grams.values(), strict=True):
+    figure, axes = axes_grid(len(grams), height=2.9, extra=0)
+    for ax, (title, gram) in zip(axes, grams.items(), strict=True):
+        ax.set_title(title, fontsize=11)
         shade = mpl.colormaps["Blues"](0.55 * gram / gram.max())
         cells(ax, _numbers(gram), shade)
         ax.set(xticks=range(len(gram)), yticks=range(len(gram)), aspect="equal")
@@ -95,7 +96,7 @@ def plot_precision(
     looks: dict[str, dict[str, Any]] = {
         "planted": {"color": NULL_COLOUR, "lw": 1.2},
         "of the unfolding": {"color": BLUE, "marker": "o", **hollow, "mfc": BLUE},
-        "root of eigenvalues of $G$": {"color": ORANGE, "marker": "s", **hollow},
+        "root of eigenvalues of G": {"color": ORANGE, "marker": "s", **hollow},
     }
     for ax, spectra in zip(axes, computed.values(), strict=True):
         for values, look in zip((planted, *spectra), looks.values(), strict=True):

@@ -13,6 +13,7 @@ from saerepgeo_lib.rank.profiles import ceilings, nulls_of, variability
 from saerepgeo_lib.stats.claims import Claim, Verdict
 from saerepgeo_lib.stats.estimates import mean_estimate
 from saerepgeo_lib.studies.rank_profile import RankProfile
+from saerepgeo_lib.text import plain
 
 VARIES = 0.05  # relative range below which a profile counts as constant
 FULL = 0.99  # share of its ceiling from which a rank has no room to vary
@@ -105,7 +106,9 @@ def ceiling_text(
         chosen = table[(table["rule"] == rule) & (table["mode"] == mode)]
         last = chosen[chosen["level"] == chosen["level"].max()].groupby("label")["rank"].mean()
         bounds = ceilings(sweeps[concept], mode=mode)
-        full += [f"{label} ({concept})" for label, n in bounds.items() if last[label] >= FULL * n]
+        full += [
+            plain(f"{label} ({concept})") for label, n in bounds.items() if last[label] >= FULL * n
+        ]
     if not full:
         return "No profile ends at its ceiling, the shorter side of the unfolding."
     everyone = sum(len(result.labels) for result in sweeps.values())
@@ -125,7 +128,9 @@ def rank_verdict_text(claims: Sequence[Claim]) -> str:
             permuted(claim.autoencoder): "its permuted latents",
             randomized(claim.autoencoder): "its random encoder",
         }
-        by_null.setdefault(names.get(claim.against, f"the {claim.against}"), []).append(claim)
+        by_null.setdefault(names.get(claim.against, plain(f"the {claim.against}")), []).append(
+            claim
+        )
 
     def count(claims: list[Claim], verdict: Verdict) -> int:
         return sum(c.verdict == verdict for c in claims)
@@ -144,8 +149,8 @@ def rank_verdict_text(claims: Sequence[Claim]) -> str:
         )
     for c in (c for c in claims if c.id == "case1-stratified"):
         lines.append(
-            f"- **{c.concept}{' (entity)' * (c.tokens == 'entity')}: {c.verdict}.** Weakest "
-            f"difference, {c.autoencoder} minus {c.against}: {c.value:+.2f} (95 % interval "
-            f"{c.low:+.2f} to {c.high:+.2f}, p = {c.p:.3f}, n = {c.n} seeds)."
+            f"- **{plain(c.concept)}{' (entity)' * (c.tokens == 'entity')}: {c.verdict}.** Weakest "
+            f"difference, {plain(f'{c.autoencoder} minus {c.against}')}: {c.value:+.2f} (95 % "
+            f"interval {c.low:+.2f} to {c.high:+.2f}, p = {c.p:.3f}, n = {c.n} seeds)."
         )
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from saerepgeo_lib.stats.words import said, span
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.steering.random_walk import within_walks
 from saerepgeo_lib.studies.steering_experiment import NOTHING, PLANTED, TAKEN, SteeringExperiment
+from saerepgeo_lib.text import plain
 
 _OFF_DOSE = 0.05
 _HELPS, _OWN, _EXPLAINED = "case3-separability-helps", "case3-own-effect", "case3-explained"
@@ -188,7 +189,7 @@ def steering_answer_text(
         law = shrinkage[shrinkage["SAE"] == sae]
         pushed = _above(responses[responses["SAE"] == sae], PUSH["valid"])
         lines.append(
-            f"- **{sae}: {_counts([c for c in tested if c.autoencoder == sae])}.** More "
+            f"- **{plain(sae)}: {_counts([c for c in tested if c.autoencoder == sae])}.** More "
             f"separable helps up to AEDP x {span(law['helps up to'])} and saves at best "
             f"{span(100 * law['gain'], '.1f')} % of the error (rho* outward = "
             f"{span(law['rho* outward'])}); pushed further, the error is "
@@ -301,5 +302,5 @@ def downstream_text(effects: pd.DataFrame, name: str) -> str:
         for row in part.to_dict("records"):
             effect, low, high = (said(row[x], ".3f") for x in ("effect", "low", "high"))
             words.append(f"{row['path']} {effect} [{low}, {high}]")
-        lines.append(f"- {concept}, {sae}, {name}: {'; '.join(words)}.")
+        lines.append(f"- {plain(f'{concept}, {sae}, {name}')}: {'; '.join(words)}.")
     return "\n".join(lines)

@@ -23,8 +23,8 @@ from saerepgeo_lib.cores import workers
 from saerepgeo_lib.geometry import arrangements, clusters
 from saerepgeo_lib.geometry.points import as_points, principal_coordinates
 from saerepgeo_lib.geometry.structure import average_dimensions
-from saerepgeo_lib.plots.panels import axes_grid, legend_below
-from saerepgeo_lib.plots.style import BLUE, GREEN, NULL_COLOUR, ORANGE, PINK
+from saerepgeo_lib.plots.panels import LINE, axes_grid, legend_below
+from saerepgeo_lib.plots.style import BLUE, GREEN, NULL_COLOUR, ORANGE, PINK, in_figure
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, stream, sweep
 from saerepgeo_lib.rank.profiles import rank_table
 from saerepgeo_lib.steering import optimise, random_walk
@@ -300,7 +300,8 @@ def plot_procedures(walks: pd.DataFrame, gradients: pd.DataFrame) -> Figure:
             ax.plot(end["AEDP"], end[measure], **looks[f"{end['procedure']}, {end['kind']}"])
         ax.axhline(1, color=NULL_COLOUR, lw=0.8, ls=":")
         ax.plot(1, 1, marker="o", ms=7, color="k", mfc="white", zorder=5)
-        ax.set_title(f"{sae}: {'z-scored' if measure == 'z-scored' else 'its own'} error", size=10)
+        kind = "z-scored" if measure == "z-scored" else "its own"
+        ax.set_title(in_figure(f"{sae}: {kind} error", LINE // 2), size=10)
     for ax in axes[-2:]:
         ax.set_xlabel("AEDP over that of the unedited code", fontsize=10)
     figure.supylabel("error over that of the unedited code", fontsize=10)

@@ -9,6 +9,7 @@ import pandas as pd
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL
 from saerepgeo_lib.stats.words import span
 from saerepgeo_lib.studies.differences import CONTENT, GW, PADDED, THRESHOLD
+from saerepgeo_lib.text import plain
 
 AGREES = 0.9  # adjusted Rand index from which two clusterings count as the same
 FACTOR = 2.0  # of an error or a count, from which a difference counts as one of kind
@@ -48,7 +49,9 @@ def said_of_scaling(saturation: pd.DataFrame, spread: float) -> Finding:
     """Makes a difference if some profile saturates at another level. `spread`: the residual's."""
     at = saturation.pivot(index="label", columns="noise", values="saturates at")
     other = at[at["relative"] != at["absolute"]]
-    words = [f"{k} {r['absolute']:g} against {r['relative']:g}" for k, r in other.iterrows()]
+    words = [
+        f"{plain(str(k))} {r['absolute']:g} against {r['relative']:g}" for k, r in other.iterrows()
+    ]
     where = f"the same level ({span(at['relative'], 'g')})"
     if words:
         where = f"another level (absolute against relative) for {'; '.join(words)}"
@@ -84,7 +87,7 @@ def said_of_picking(picked: pd.DataFrame) -> Finding:
     """Makes a difference if, for some SAE, the two errors of the best iterate move oppositely."""
     best = picked.pivot_table("best", "SAE", "measure", aggfunc="median", sort=False) - 1
     words = [
-        f"{sae} {change['z-scored']:+.0%} z-scored, {change['own']:+.0%} its own"
+        f"{plain(str(sae))} {change['z-scored']:+.0%} z-scored, {change['own']:+.0%} its own"
         for sae, change in best.iterrows()
     ]
     text = f"change of the error at the best iterate: {'; '.join(words)}"
@@ -107,7 +110,7 @@ def said_of_distance(losses: pd.DataFrame, gradients: pd.DataFrame) -> Finding:
 def said_of_standardising(errors: pd.DataFrame) -> Finding:
     """Makes a difference if it multiplies some unedited error by `FACTOR` or more."""
     words = [
-        f"{r['SAE']} {r['own']:.2f} becomes {r['z-scored']:.3g} (x {r['factor']:.3g})"
+        f"{plain(r['SAE'])} {r['own']:.2f} becomes {r['z-scored']:.3g} (x {r['factor']:.3g})"
         for r in errors.to_dict("records")
     ]
     text = f"error of the unedited code, over the target's variance: {'; '.join(words)}"

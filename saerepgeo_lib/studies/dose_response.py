@@ -12,7 +12,7 @@ from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.geometry.clusters import MIN_CLUSTER_SIZE
 from saerepgeo_lib.plots.interventions import dose_panel
 from saerepgeo_lib.plots.panels import own_axes
-from saerepgeo_lib.plots.style import looks_of
+from saerepgeo_lib.plots.style import in_figure, looks_of
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.steering.latents import PAPER_SCALES
 from saerepgeo_lib.steering.optimise import N_STEPS
@@ -37,7 +37,7 @@ class DoseResponse:
         rows = self.table[self.table["path"] == path]
         ax = dose_panel(own_axes(ax), rows, looks_of(dict.fromkeys(rows["SAE"])), by="SAE")
         ax.set(xlabel="AEDP ratio", ylabel="MSE ratio")
-        ax.set_title(f"{self.concept}: {path}", fontsize=11, loc="left")
+        ax.set_title(in_figure(f"{self.concept}: {path}"), fontsize=11, loc="left")
         ax.legend(fontsize=8)
         return ax
 

@@ -14,6 +14,7 @@ from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.plots.frames import Frame
 from saerepgeo_lib.plots.panels import own_axes
 from saerepgeo_lib.plots.profiles import noise_frame, profile_panel
+from saerepgeo_lib.plots.style import in_figure
 from saerepgeo_lib.rank import profiles
 from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, Sweep, sweep
 from saerepgeo_lib.rank.rules import RULES
@@ -72,7 +73,7 @@ class RankProfile:
         """Draw the rank profiles of one mode into `ax`, or into a figure of its own."""
         ax = own_axes(ax)
         profile_panel(ax, self.ranks, self.certified, rule=self.rule, mode=mode or self.mode)
-        ax.set_title(self.concept, fontsize=11, loc="left")
+        ax.set_title(in_figure(self.concept), fontsize=11, loc="left")
         ax.legend(fontsize=8)
         return ax
 

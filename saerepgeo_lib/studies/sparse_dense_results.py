@@ -20,6 +20,7 @@ from saerepgeo_lib.rank.unfoldings import MODES
 from saerepgeo_lib.stats import effect_sizes
 from saerepgeo_lib.stats.claims import Claim
 from saerepgeo_lib.stats.estimates import Estimate
+from saerepgeo_lib.text import plain
 
 LABELS = {"topk": "TopK SAE", "l1": "L1-ReLU SAE", "dense": "dense AE"}
 *SPARSE, DENSE = LABELS.values()
@@ -183,7 +184,7 @@ class SparseDense:
                     f"({delta['low']:+.2f} to {delta['high']:+.2f}), p = {mean['p']:.3f}, "
                     f"n = {mean['n']} concepts."
                 )
-            lines.append(f"- **{label} against {other}**: {words}")
+            lines.append(f"- **{plain(f'{label} against {other}')}**: {words}")
         return "\n".join(lines)
 
     def plot_distributions(self) -> Figure:

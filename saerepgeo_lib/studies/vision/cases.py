@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.cores import one_thread
-from saerepgeo_lib.plots.panels import axes_grid, legend_below, named_rows
+from saerepgeo_lib.plots.panels import LINE, axes_grid, legend_below, named_rows
 from saerepgeo_lib.plots.style import looks_of
 from saerepgeo_lib.stats.claims import Claim, case_in_words
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
@@ -152,7 +152,7 @@ class OverTrainings:
         ax.axvline(0, color="0.5", lw=0.8)
         ax.set_xscale("symlog", linthresh=0.01)
         ax.set_xlabel("statistic of the claim")
-        named_rows(ax, rows)
+        named_rows(ax, rows, length=LINE)
         legend_below(figure, {label: {**v, "ls": "none"} for label, v in looks.items()}, columns=5)
         return figure
 

@@ -27,6 +27,7 @@ from saerepgeo_lib.activations.prompts import Concept, Prompt
 from saerepgeo_lib.activations.tokens import Tokens
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.plots.panels import axes_grid
+from saerepgeo_lib.plots.style import in_figure
 
 SIDE, PATCH, SHADES = 8, 2, 17  # pixels per side of an image and of a patch, levels of grey
 N_PATCHES = (SIDE // PATCH) ** 2
@@ -194,5 +195,5 @@ def plot_patches(images: Int[np.ndarray, "n 8 8"], names: Int[np.ndarray, " n"])
         for edge in np.arange(0, SIDE + 1, PATCH) - 0.5:
             ax.axhline(edge, color="0.6", lw=0.6)
             ax.axvline(edge, color="0.6", lw=0.6)
-        ax.set_title(str(name), fontsize=10)
+        ax.set_title(in_figure(name), fontsize=10)
     return figure
