@@ -116,7 +116,7 @@ def test_procrustes_of_a_turned_space_is_0_and_of_an_unrelated_one_is_no_match(m
 
 @pytest.fixture(scope="module")
 def case(minilm):
-    sae = saes.load_sae(saes.PRESETS["minilm"].saes["TopK SAE"])
+    sae = saes.load_sae("minilm-l4-topk")
     acts = ModelWithSAEs(minilm, {"TopK SAE": sae}).activations(few_days())
     return compare_geometry(acts, n_groups=3, n_random=1, min_cluster_size=5)
 

@@ -1,7 +1,7 @@
 """Case 1 in one call: how the ranks of a concept's latents change as noise enters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from saerepgeo_lib.rank import profiles
 from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, Sweep, sweep
 from saerepgeo_lib.rank.rules import RULES
 from saerepgeo_lib.rank.unfoldings import MODES
+from saerepgeo_lib.studies.trust import Trust, trust
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -25,7 +26,7 @@ class RankProfile:
     """Ranks of one concept's latent tensor by noise level, beside the nulls (see `rank_profile`).
 
     `sweep` has the spectra, `rule` and `mode` are those that are shown, `tau` is the threshold of
-    the relative rank.
+    the relative rank, `trust` says how well the SAEs fit these tokens.
     """
 
     sweep: Sweep
@@ -34,6 +35,7 @@ class RankProfile:
     rule: str = "relative"
     mode: int = 3
     tau: float = profiles.TAU
+    trust: Trust = field(default_factory=Trust)
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -88,6 +90,7 @@ class RankProfile:
             f"{slots} tokens x features, {len(self.sweep.seeds)} seeds\n"
             f"relative range of the {self.rule} rank in mode {self.mode} ({MODES[self.mode]}): "
             + ", ".join(f"{label} {value:.2f}" for label, value in self.ranges.items())
+            + self.trust.sentences
         )
 
 
@@ -120,4 +123,4 @@ def rank_profile(
         max_slots=max_slots, description=concept,
     )  # fmt: skip
     tokens = "entity" if acts.in_entity.all() else "content"
-    return RankProfile(swept, concept, tokens, rule, mode, tau)
+    return RankProfile(swept, concept, tokens, rule, mode, tau, trust([acts], saes=saes))
