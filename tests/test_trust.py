@@ -17,7 +17,7 @@ from saerepgeo_lib.stats.claims import Claim
 from saerepgeo_lib.studies.compare_geometry import compare_geometry
 from saerepgeo_lib.studies.dose_response import dose_response
 from saerepgeo_lib.studies.rank_profile import rank_profile
-from saerepgeo_lib.studies.trust import COLUMNS, Doubt, Trust, _doubts, trust
+from saerepgeo_lib.studies.trust import COLUMNS, Doubt, Trust, trust_in
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def row(fvu, tokens="content", reads=HOOK, concept="days", trained=HOOK):
 
 def test_an_sae_that_fits_worse_than_the_mean_is_not_judged(minilm, good, bad):
     acts = read(minilm, {"good": good, "bad": bad, "null": bad}, not_sparse=("null",))
-    found = trust([acts])
+    found = trust_in([acts])
     assert list(found.table.columns) == list(COLUMNS) and len(found.table) == 6
     fvu = found.table.set_index(["tokens", "autoencoder"])["FVU"]
     assert fvu["entity", "bad"] > 1 and fvu["entity", "good"] < 0.5
@@ -64,10 +64,10 @@ def test_an_sae_that_fits_worse_than_the_mean_is_not_judged(minilm, good, bad):
         else:
             assert math.isnan(now.value) and math.isnan(now.p) and "does not fit" in now.reason
     assert "**Withheld**" in found.text and 'judge_anyway = "bad"' in found.text
-    asked = trust([acts], judge_anyway="bad, good")
+    asked = trust_in([acts], judge_anyway="bad, good")
     assert asked.withheld(claims) == claims
     assert "**Judged in spite of doubt**" in asked.text and "Withheld" not in asked.text
-    refused("unknown SAE 'badd'; did you mean 'bad'", trust, [acts], judge_anyway="badd")
+    refused("unknown SAE 'badd'; did you mean 'bad'", trust_in, [acts], judge_anyway="badd")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_an_sae_that_fits_worse_than_the_mean_is_not_judged(minilm, good, bad):
      ([row(0.1, trained="")], (False, False)), ([row(1.2, concept="months")], (False, False))],
 )  # fmt: skip
 def test_what_is_in_doubt(rows, withheld):
-    found = Trust(pd.DataFrame(rows), ("A",), tuple(_doubts(rows)))
+    found = Trust.of(rows, ["A"])
     claims = [finding(autoencoder="A", tokens=tokens) for tokens in ("content", "entity")]
     assert tuple(c.verdict != "holds" for c in found.withheld(claims)) == withheld
     assert any(d.reason in found.text for d in found.doubts) == bool(found.doubts)
@@ -113,7 +113,7 @@ def test_the_table_of_case_2_loses_its_outcomes_and_keeps_its_numbers():
 
 def test_alike_tokens_leave_the_fit_undefined_and_doubt_says_so(minilm, good):
     acts = read(minilm, {"A": good})
-    found = trust([replace(acts, x=acts.x[:1].expand(len(acts), -1))])
+    found = trust_in([replace(acts, x=acts.x[:1].expand(len(acts), -1))])
     assert found.table["FVU"].isna().all() and "undefined" in found.text
     assert found.withheld([finding(autoencoder="A")])[0].verdict == "cannot be tested here"
 

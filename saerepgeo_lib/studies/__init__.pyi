@@ -61,6 +61,9 @@ from .study import (
     read_study,
     study_file,
 )
+from .trust import (
+    trust_in,
+)
 from .vision.carry_over import (
     CarryOver,
 )
@@ -124,6 +127,7 @@ __all__ = [
     "steering_differences",
     "study_file",
     "token_choices",
+    "trust_in",
     "vision_cards",
     "wide_table",
 ]

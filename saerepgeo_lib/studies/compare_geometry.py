@@ -17,7 +17,7 @@ from saerepgeo_lib.plots.forests import plot_difference
 from saerepgeo_lib.plots.panels import own_axes
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, randomized, stream
 from saerepgeo_lib.studies.case2_verdict import compare_spaces
-from saerepgeo_lib.studies.trust import Trust, trust
+from saerepgeo_lib.studies.trust import Trust, trust_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -66,7 +66,7 @@ class GeometryComparison:
     @cached_property
     def trust(self) -> Trust:
         """Whether the SAEs fit these tokens."""
-        return trust([self.acts])
+        return trust_in([self.acts])
 
     def plot(self, ax: Axes | None = None, *, measure: str = "AEDP of entities") -> Axes:
         """Each SAE minus the residual stream in one measure, drawn into `ax` if it is given."""

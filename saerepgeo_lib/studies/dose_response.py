@@ -17,7 +17,7 @@ from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.steering.latents import PAPER_SCALES
 from saerepgeo_lib.steering.optimise import N_STEPS
 from saerepgeo_lib.studies.steering_experiment import Grouping, SteeringExperiment, cases_of
-from saerepgeo_lib.studies.trust import Trust, trust
+from saerepgeo_lib.studies.trust import Trust, trust_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -89,5 +89,8 @@ def dose_response(
             "these activations names them as not sparse"
         )
     return DoseResponse(
-        acts.concept.name, experiment.dose_response, experiment.shrinkage, trust([acts], saes=saes)
+        acts.concept.name,
+        experiment.dose_response,
+        experiment.shrinkage,
+        trust_in([acts], saes=saes),
     )

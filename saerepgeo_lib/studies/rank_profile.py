@@ -18,7 +18,7 @@ from saerepgeo_lib.rank import profiles
 from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, Sweep, sweep
 from saerepgeo_lib.rank.rules import RULES
 from saerepgeo_lib.rank.unfoldings import MODES
-from saerepgeo_lib.studies.trust import Trust, trust
+from saerepgeo_lib.studies.trust import Trust, trust_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -123,4 +123,4 @@ def rank_profile(
         max_slots=max_slots, description=concept,
     )  # fmt: skip
     tokens = "entity" if acts.in_entity.all() else "content"
-    return RankProfile(swept, concept, tokens, rule, mode, tau, trust([acts], saes=saes))
+    return RankProfile(swept, concept, tokens, rule, mode, tau, trust_in([acts], saes=saes))

@@ -41,7 +41,7 @@ class Doubt:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Trust:
-    """Fit and hook of each autoencoder on the tokens looked at, and what is in doubt (see `trust`).
+    """Fit and hook of each autoencoder on the tokens looked at, and what is in doubt (see `trust_in`).
 
     `table` has a row per concept, kind of tokens and autoencoder: FVU, L0, trained at, reads at.
     `anyway` are the SAEs that are judged in spite of doubt.
@@ -51,6 +51,18 @@ class Trust:
     sparse: tuple[str, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     anyway: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[dict[Any, Any]], sparse: Iterable[str], anyway: Sequence[str] = ()
+    ) -> "Trust":
+        """From rows of the table; those of the autoencoders in `sparse` are judged."""
+        table, labels = pd.DataFrame(rows, columns=COLUMNS), tuple(sparse)
+        for label in anyway:
+            choose("SAE", label, labels)
+        judged = table[table["autoencoder"].isin(labels)].fillna({"trained at": "", "reads at": ""})
+        doubts = dict.fromkeys(_doubts(judged.to_dict("records")))
+        return cls(table, labels, tuple(doubts), tuple(anyway))
 
     def reason(self, *, concept: str = "", autoencoder: str = "", tokens: str = "") -> str:
         """Why results of a case are withheld; empty if they are not."""
@@ -127,7 +139,7 @@ class Trust:
         return doubt.autoencoder in self.anyway
 
 
-def trust(
+def trust_in(
     acts: Iterable[TokenActivations], *, saes: Mapping[str, Any] | None = None,
     judge_anyway: str | Sequence[str] = (),
 ) -> Trust:  # fmt: skip
@@ -157,15 +169,7 @@ def trust(
             for where, part in a.by_position.items() for label, sae in known.items()
         ]  # fmt: skip
     anyway = names_in(judge_anyway) if isinstance(judge_anyway, str) else judge_anyway
-    for label in anyway:
-        choose("SAE", label, sparse)
-    mine = [row for row in rows if row["autoencoder"] in sparse]
-    return Trust(
-        pd.DataFrame(rows, columns=COLUMNS),
-        tuple(sparse),
-        tuple(dict.fromkeys(_doubts(mine))),
-        tuple(anyway),
-    )
+    return Trust.of(rows, sparse, anyway)
 
 
 def _fit(sae: Any, x: Tensor) -> dict[str, float]:
@@ -175,7 +179,7 @@ def _fit(sae: Any, x: Tensor) -> dict[str, float]:
     return fit_on(sae, x)
 
 
-def _doubts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Doubt]:
+def _doubts(rows: Sequence[Mapping[Any, Any]]) -> Iterator[Doubt]:
     for row in rows:
         sae, trained, reads = row["autoencoder"], row["trained at"], row["reads at"]
         if trained and reads and not same_place(trained, reads):
