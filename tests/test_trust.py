@@ -8,11 +8,13 @@ import pytest
 import torch
 from conftest import HOOK
 from refusals import refused
-from run_page import few_days
+from run_page import few_days, in_a_file, run_page
 
 from saerepgeo_lib.activations.latents import random_sae
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs
 from saerepgeo_lib.activations.saes import load_sae
+from saerepgeo_lib.companion.cli import main
+from saerepgeo_lib.files import read_json
 from saerepgeo_lib.stats.claims import Claim
 from saerepgeo_lib.studies.compare_geometry import compare_geometry
 from saerepgeo_lib.studies.dose_response import dose_response
@@ -134,3 +136,59 @@ def test_the_three_results_say_the_doubt_when_they_are_shown(minilm, good, bad, 
     assert "claimed" not in shown[1].partition("\n")[2].replace("claims", "").partition("mine")[0]
     fine = repr(rank_profile(read(minilm, {"mine": good}), levels=[0, 0.1], seeds=range(2)))
     assert "mine was" not in fine and "does not fit" not in fine
+
+
+SMALL = {
+    "stratified_manifold": {"noise_levels": [0.0, 0.1], "n_seeds": 7, "max_slots": 1},
+    "representation_structure": {"n_random": 1, "n_groups": 3, "n_umap_concepts": 0},
+    "intervention": {"n_steps": 4, "n_walks": 1, "n_bootstrap": 40, "n_groups": 4,
+                     "n_downstream": 0, "min_cluster_size": 5},
+    "differences": {"n_steps": 4, "n_walks": 1},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(bad, tmp_path):
+    """A folder with an SAE in which nothing was learned."""
+    bad.save_model(tmp_path / "sae")
+    return str(tmp_path / "sae")
+
+
+def said_of_sae(record):
+    """Verdicts and reasons of claims that rest on the SAE, pooled ones among them."""
+    mine = [c for c in record["claims"] if c["autoencoder"] in ("TopK SAE", "")]
+    return {(c["verdict"], c["reason"]) for c in mine}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SMALL)
+def test_pages_withhold_what_rests_on_an_sae_that_learned_nothing(
+    page, folder, tmp_path, unchecked
+):
+    given = SMALL[page] | in_a_file(few_days(), tmp_path) | {"preset": folder}
+    shown, record = run_page(page, tmp_path, **given)
+    assert record["tables"]["fit"]["autoencoder"] == ["TopK SAE"] * 2
+    if page == "differences":
+        assert shown[-2].data.startswith("Withheld. TopK SAE does not fit the entity tokens")
+        assert "changes" not in record["tables"]["findings"]
+        return
+    ((verdict, reason),) = said_of_sae(record)
+    assert verdict == "cannot be tested here" and "TopK SAE does not fit the entity" in reason
+    _, asked = run_page(page, tmp_path, **given, judge_anyway="TopK SAE")
+    said = {verdict for verdict, reason in said_of_sae(asked) if "does not fit" not in reason}
+    assert said & {"holds", "holds in part", "does not hold"} and len(said) > 0
+
+
+@pytest.mark.slow
+def test_saes_that_read_elsewhere_are_not_judged_unless_they_are_named(tmp_path, capsys):
+    given = in_a_file(few_days(), tmp_path) | SMALL["representation_structure"]
+    words = [w for k, v in given.items() for w in ("-p", k, str(v))]
+    one = ["-p", "hook", "blocks.2.hook_out", "-p", "judge_anyway", "TopK SAE"]
+    assert main(["run", "representation_structure", *words, *one, "-o", str(tmp_path / "o")]) == 0
+    (path,) = (tmp_path / "o").glob("*/*.record.json")
+    for claim in read_json(path)["claims"]:
+        elsewhere = "trained at blocks.4.hook_out, but reads at blocks.2" in claim["reason"]
+        assert elsewhere == (claim["autoencoder"] == "L1-ReLU SAE")
+        assert claim["verdict"] == "cannot be tested here" or not elsewhere
+    page = path.with_name("representation_structure.ipynb").read_text()
+    assert "**Withheld**" in page and "**Judged in spite of doubt**" in page

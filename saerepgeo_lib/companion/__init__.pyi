@@ -8,6 +8,7 @@ from .compare import (
 )
 from .page import (
     page_model,
+    page_trust,
 )
 from .records import (
     Record,
@@ -18,6 +19,7 @@ __all__ = [
     "compared_by",
     "findings",
     "page_model",
+    "page_trust",
     "read_claims",
     "read_costs",
     "shipped_claims",

@@ -1,7 +1,11 @@
-"""What every page with a model does first: load what its parameters name."""
+"""What every page with a model does first: load what its parameters name, ask if it fits."""
+
+from collections.abc import Iterable
 
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs, load
+from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.studies.trust import Trust, trust_in
 
 
 def page_model(record: Record) -> ModelWithSAEs:
@@ -16,3 +20,14 @@ def page_model(record: Record) -> ModelWithSAEs:
         model = load(record.parameters["preset"], **given, device=record.device)
     record.numbers["model"] = model.describe()
     return model
+
+
+def page_trust(record: Record, acts: Iterable[TokenActivations]) -> Trust:
+    """Whether what a page finds on these tokens can be trusted, as `trust_in` says.
+
+    The page's parameter `judge_anyway` names SAEs that are judged in spite of doubt. The record
+    gets the fits as its table "fit".
+    """
+    found = trust_in(acts, judge_anyway=str(record.parameters.get("judge_anyway", "")))
+    record.tables["fit"] = found.table
+    return found

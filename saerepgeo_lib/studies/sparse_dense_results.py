@@ -186,7 +186,9 @@ class SparseDense:
             words = (
                 f"cannot be tested; only {delta['n']} concepts leave the other side room to vary."
             )
-            if delta["verdict"] != "cannot be tested here":
+            if why := self.trust.reason(autoencoder=label) if label in SPARSE else "":
+                words = f"withheld. {why}"
+            elif delta["verdict"] != "cannot be tested here":
                 side = "more" if mean["low"] > 0 else "less"
                 side = "neither more nor less" if mean["low"] <= 0 <= mean["high"] else side
                 words = (

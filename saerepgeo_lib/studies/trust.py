@@ -41,7 +41,7 @@ class Doubt:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Trust:
-    """Fit and hook of each autoencoder on the tokens looked at, and what is in doubt (see `trust_in`).
+    """Fit and hook of each autoencoder on the tokens looked at, and what is in doubt (`trust_in`).
 
     `table` has a row per concept, kind of tokens and autoencoder: FVU, L0, trained at, reads at.
     `anyway` are the SAEs that are judged in spite of doubt.
@@ -114,6 +114,12 @@ class Trust:
         """What to know before a number is read, a line each (none if all is well)."""
         said = [*dict.fromkeys(doubt.reason for doubt in self.doubts), self.poor]
         return "".join(f"\n{line.replace('**', '')}" for line in said if line)
+
+    @property
+    def doubted(self) -> str:
+        """What is in doubt (Markdown), for pages without a choice; empty if nothing is."""
+        said = [f"- {reason}" for reason in dict.fromkeys(d.reason for d in self.doubts)]
+        return "\n".join(["**Not to be trusted**, and not judged:\n", *said, "\n"]) if said else ""
 
     @property
     def text(self) -> str:
