@@ -57,11 +57,12 @@ class Trust:
         cls, rows: Sequence[dict[Any, Any]], sparse: Iterable[str], anyway: Sequence[str] = ()
     ) -> "Trust":
         """From rows of the table; those of the autoencoders in `sparse` are judged."""
-        table, labels = pd.DataFrame(rows, columns=COLUMNS), tuple(sparse)
+        rows = [{"trained at": "", "reads at": "", **row} for row in rows]
+        labels = tuple(sparse)
         for label in anyway:
             choose("SAE", label, labels)
-        judged = table[table["autoencoder"].isin(labels)].fillna({"trained at": "", "reads at": ""})
-        doubts = dict.fromkeys(_doubts(judged.to_dict("records")))
+        doubts = dict.fromkeys(_doubts([row for row in rows if row["autoencoder"] in labels]))
+        table = pd.DataFrame(rows, columns=COLUMNS)
         return cls(table, labels, tuple(doubts), tuple(anyway))
 
     def reason(self, *, concept: str = "", autoencoder: str = "", tokens: str = "") -> str:
@@ -87,22 +88,20 @@ class Trust:
     def withheld_outcomes(self, compared: pd.DataFrame) -> pd.DataFrame:
         """Case 2's table (see `case2_verdict.compare_spaces`) without outcomes in doubt."""
         cases = zip(compared["concept"], compared["SAE"], compared["tokens"], strict=True)
-        why = pd.Series(
-            [self.reason(concept=c, autoencoder=sae, tokens=t) for c, sae, t in cases],
-            index=compared.index, dtype=object,
-        )  # fmt: skip
+        why = [self.reason(concept=c, autoencoder=sae, tokens=t) for c, sae, t in cases]
+        outcomes, notes = compared["outcome"], compared["note"]
         return compared.assign(
-            outcome=compared["outcome"].where(why == "", "cannot be tested"),
-            note=compared["note"].where(why == "", why),
+            outcome=["cannot be tested" if w else o for w, o in zip(why, outcomes, strict=True)],
+            note=[w or note for w, note in zip(why, notes, strict=True)],
         )
 
     @property
     def poor(self) -> str:
         """Where the fit is poor, but not so poor that nothing is judged; empty if nowhere."""
-        rows = self.table.query("autoencoder in @self.sparse and not FVU <= @CAREFUL")
         cases = [
             f"{row.autoencoder} on {row.concept}, {row.tokens} tokens (FVU {row.FVU:.2f})"
-            for row in rows.query("FVU < @UNFIT").itertuples()
+            for row in self.table.itertuples()
+            if row.autoencoder in self.sparse and CAREFUL < row.FVU < UNFIT
         ]
         if not cases:
             return ""
