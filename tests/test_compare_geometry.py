@@ -131,7 +131,7 @@ def test_one_call_compares_every_space_and_says_what_was_found(case):
     assert repr(case) == (
         f"GeometryComparison of days: {len(case.acts)} tokens in 3 spaces\nSAE minus residual "
         "stream, by the signs that the paper claims: "
-        f"{', '.join(f'{count} {name}' for name, count in n.items())}"
+        f"{', '.join(f'{count} {name}' for name, count in n.items())}; FVU up to 0.30"
     )
     ax = Figure().subplots()
     assert case.plot(ax) is ax and ax.get_title(loc="left") == "AEDP of entities"

@@ -61,7 +61,7 @@ REFUSED = [
     (V6 | K | {"d_sae": "32"}, "d_sae.*whole number of at least 1, got '32'"),
     (V6 | K | {"d_in": -8}, "d_in.*got -8"),
     ({"d_in": 8} | K, "d_sae.*got None"),
-    (V6 | K | {"d_sae": 64}, r"W_enc is 8 x 32, but by cfg.json \(d_in 8, d_sae 64\) it is 8 x 64"),
+    (V6 | K | {"d_sae": 64}, r"W_dec is 32 x 8, but by cfg.json \(d_in 8, d_sae 64\) it is 64 x 8"),
     (V6 | K | {"d_in": 32, "d_sae": 8}, "belong to different SAEs"),
     (V6 | K | {"metadata": [1]}, r"metadata in cfg.json must be an object, got \[1\]"),
     (V6 | K | {"sae_lens_version": "latest"}, "'latest' is no version number"),

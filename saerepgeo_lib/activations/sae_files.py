@@ -149,8 +149,8 @@ def check_config(cfg: Any) -> None:
         _whole(
             name, cfg.get(name), "the number of dimensions that the SAE reads, or of its latents"
         )
-    architecture = cfg.get("architecture") or "standard"
-    metadata = metadata_of(cfg)
+    is_old(cfg)  # refuses a version that is none
+    architecture, metadata = cfg.get("architecture") or "standard", metadata_of(cfg)
     place = (metadata.get("hook_name"), metadata.get("hook_head_index"))
     check_kind(architecture, *place, cfg.get("reshape_activations"))
     choose("architecture", architecture, ARCHITECTURES)
@@ -263,7 +263,8 @@ def for_saelens(cfg: Mapping[str, Any]) -> dict[str, Any]:
     Nulls are left out; metadata get a version, without which SAELens drops them; and where the use
     of a BOS token is not stated, it stays unknown.
     """
-    empty = ("metadata", "hook_name", "hook_point", "activation_fn_kwargs", "architecture")
+    empty = ("metadata", "hook_name", "hook_point", "activation_fn_kwargs", "architecture",
+             "normalize_activations", "reshape_activations")  # fmt: skip
     kept = {name: v for name, v in cfg.items() if v or name not in empty}
     if is_old(cfg):
         return {"prepend_bos": None} | kept

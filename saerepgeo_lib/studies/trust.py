@@ -99,9 +99,9 @@ class Trust:
     def poor(self) -> str:
         """Where the fit is poor, but not so poor that nothing is judged; empty if nowhere."""
         cases = [
-            f"{row.autoencoder} on {row.concept}, {row.tokens} tokens (FVU {row.FVU:.2f})"
-            for row in self.table.itertuples()
-            if row.autoencoder in self.sparse and CAREFUL < row.FVU < UNFIT
+            f"{row['autoencoder']} on {row['concept']}, {row['tokens']} tokens (FVU {row['FVU']:.2f})"
+            for row in self.table.to_dict("records")
+            if row["autoencoder"] in self.sparse and CAREFUL < row["FVU"] < UNFIT
         ]
         if not cases:
             return ""
@@ -110,9 +110,10 @@ class Trust:
 
     @property
     def sentences(self) -> str:
-        """What to know before a number is read, a line each (none if all is well)."""
-        said = [*dict.fromkeys(doubt.reason for doubt in self.doubts), self.poor]
-        return "".join(f"\n{line.replace('**', '')}" for line in said if line)
+        """What a result's `repr` ends with: the largest FVU, then a line for each doubt."""
+        judged = self.table.loc[self.table["autoencoder"].isin(self.sparse), "FVU"]
+        fit = f"; FVU up to {judged.max(skipna=False):.2f}" if len(judged) else ""
+        return fit + "".join(dict.fromkeys(f"\n{doubt.reason}" for doubt in self.doubts))
 
     @property
     def doubted(self) -> str:
