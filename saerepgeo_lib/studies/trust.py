@@ -99,7 +99,7 @@ class Trust:
     def poor(self) -> str:
         """Where the fit is poor, but not so poor that nothing is judged; empty if nowhere."""
         cases = [
-            f"{row['autoencoder']} on {row['concept']}, {row['tokens']} tokens (FVU {row['FVU']:.2f})"
+            "{autoencoder} on {concept}, {tokens} tokens (FVU {FVU:.2f})".format_map(row)
             for row in self.table.to_dict("records")
             if row["autoencoder"] in self.sparse and CAREFUL < row["FVU"] < UNFIT
         ]
