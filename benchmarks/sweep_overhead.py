@@ -30,7 +30,7 @@ n: int = 0  # which run
 import json
 import os
 
-part = {"version": 2, "notebook": "stub", "parameters": {"n": n}, "seeds": [], "claims": []}
+part = {"version": 3, "notebook": "stub", "parameters": {"n": n}, "seeds": [], "claims": []}
 rest = {"numbers": {}, "tables": {}, "run": {"device": "cpu", "stages": {}}}
 with open(os.environ["SAEREPGEO_RECORD"], "w") as file:
     json.dump(part | rest, file)

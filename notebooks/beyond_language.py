@@ -34,9 +34,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import saerepgeo_lib as srg
-from saerepgeo_lib.activations import fit_on
-from saerepgeo_lib.companion.compare import read_claims, shipped_claims
-from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.companion import Record, page_trust, read_claims, shipped_claims
 from saerepgeo_lib.plots import (
     house_style,
     plot_differences,
@@ -81,6 +79,8 @@ n_seeds: int = 10  # noise draws of Case 1, at least 2 (7 for a verdict)
 n_random: int = 1  # draws of the random encoder of each SAE in Case 2
 n_bootstrap: int = 1000  # resamples of the images in Case 3
 seed: int = 0  # seed of every random draw of this page
+judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
+judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% [markdown]
@@ -141,18 +141,15 @@ display(Markdown(f"On all {len(split.test)} held-out images: {held_out:.1%} in t
 record.tables["accuracy"].style.format({"accuracy": "{:.1%}"}).hide(axis="index")
 
 # %%
-fit = pd.DataFrame(
-    [
-        {"tokens": where, "autoencoder": label, **fit_on(sae, part.x)}
-        for where, part in acts.by_position.items()
-        for label, sae in model.saes.items()
-    ]
+fit = page_trust(record, [acts])
+display(
+    fit.table.style.format({"FVU": "{:.3f}", "L0": "{:.0f}"}).hide(axis="index"),
+    Markdown(fit.text),
 )
-record.tables["fit"] = fit
-fit.style.format({"FVU": "{:.3f}", "L0": "{:.0f}"}).hide(axis="index")
 
 # %% [markdown]
-# FVU is the fraction of variance unexplained on these tokens, L0 the mean number of active latents a token. Features that never fire on the training
+# FVU is the fraction of variance unexplained on these tokens, L0 the mean number of active latents a token. Claims that rest on an SAE that does not fit
+# these tokens are withheld ([Case 1](stratified_manifold.ipynb#how-well-do-the-autoencoders-fit-these-tokens) has the rule). Features that never fire on the training
 # images:
 
 # %%
@@ -168,7 +165,7 @@ Markdown("; ".join(f"{label} {share:.1%}" for label, share in dead.items()) + ".
 # %%
 with record.stage("case 1"):
     profile = srg.rank_profile(acts, seeds=record.seeds)
-    claims1 = rank_claims([profile], sparse=model.sparse)
+    claims1 = fit.withheld(rank_claims([profile], sparse=model.sparse))
 rule, mode, ranks = profile.rule, profile.mode, profile.ranks
 
 # %% mystnb={"image": {"alt": "Rank against noise level for the residual stream, two sparse autoencoders, the dense one, random encoders and permuted latents, on a vision transformer.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in vision, as in Case 1. Lines: mean over seeds; bands: range; solid where the rank is certified.", "name": "vision-profiles"}}
@@ -220,7 +217,8 @@ display(
 
 # %%
 with record.stage("case 2, class tokens"):
-    compared = pd.concat([geometry.compared, geometry.entities.compared])
+    both = pd.concat([geometry.compared, geometry.entities.compared])
+    compared = fit.withheld_outcomes(both)
 record.tables["compared"] = compared
 against = compared.query("kind == 'residual' and value == value")
 
@@ -228,7 +226,7 @@ against = compared.query("kind == 'residual' and value == value")
 plot_differences(against)
 
 # %%
-claims2 = geometry_claims(compared)
+claims2 = fit.withheld(geometry_claims(compared))
 Markdown(geometry_verdict_text(geometry_agreement(compared)))
 
 # %% [markdown]
@@ -282,7 +280,7 @@ with_intervals(tables["changed"].query("dose > 1"), {"change": ""})[
 # and in language if that is so for more than half of the concepts. *Same* and *opposite* compare the sides; where either is undecided, so is the comparison.
 
 # %%
-findings = [*claims1, *claims2, *claims3]
+findings = [*claims1, *claims2, *fit.withheld(claims3)]
 beside = CarryOver(findings, read_claims(shipped_claims()))
 record.claims += beside.claims
 record.tables["beside_language"] = beside.table

@@ -33,7 +33,7 @@ if "COLAB_RELEASE_TAG" in os.environ:
 import pandas as pd
 from IPython.display import Markdown
 
-from saerepgeo_lib.companion import Record, left_out_table, page_model
+from saerepgeo_lib.companion import Record, left_out_table, page_model, page_trust
 from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.studies import differences, differences_verdict
 
@@ -58,6 +58,7 @@ n_walks: int = 5  # random walks of ten iterates, with the paper's scale factors
 n_seeds: int = 2  # noise draws of Case 1
 dose: float = 1.2  # separability at which free and valid codes are compared, over the unedited
 seed: int = 0  # seed of every random draw
+judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% [markdown]
@@ -71,6 +72,8 @@ record = Record.start("differences", globals(), seeds=[seed])
 acts = page_model(record).activations(
     concept.strip(" ,"), prompts_file=prompts_file, function_words=function_words
 )
+fit = page_trust(record, [acts])
+Markdown(fit.text)
 
 # %% tags=["hide-input"]
 with record.stage("case 3"):
@@ -88,7 +91,7 @@ tables = record.tables
 tables |= {"clusters": clusters, "saturation": saturation}
 record.numbers["residual_spread"] = spread
 findings = differences_verdict.difference_findings(tables, spread)
-tables["findings"] = pd.DataFrame(findings)
+tables["findings"] = pd.DataFrame(findings).drop(columns=["changes"] if fit.reason() else [])
 
 # %% [markdown]
 # The words of these prompts that are masked, why, and how often each occurs:
@@ -266,7 +269,9 @@ changing, others = (
     for changes in (True, False)
 )
 Markdown(
-    f"By their criteria these make a difference in this run: {changing}. These do not: {others}."
+    f"Withheld. {fit.reason()}"
+    if fit.reason()
+    else f"By their criteria these make a difference in this run: {changing}. These do not: {others}."
 )
 
 # %% [markdown]

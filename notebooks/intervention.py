@@ -33,7 +33,7 @@ from IPython.display import Markdown, display
 
 from saerepgeo_lib import plots, steering, studies
 from saerepgeo_lib.activations import names_in
-from saerepgeo_lib.companion import Record, left_out_table, page_model
+from saerepgeo_lib.companion import Record, left_out_table, page_model, page_trust
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.studies import case3_verdict
 
@@ -62,6 +62,7 @@ n_groups: int = 12  # groups of sentence frames; intervals of rho* leave out one
 n_downstream: int = 1  # how many concepts, from the first, also pass through the rest of the model
 n_walks: int = 5  # random walks a concept, with the paper's scale factors in turn
 seed: int = 0  # seed of every random draw
+judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% [markdown]
@@ -95,7 +96,8 @@ for name in studies.SteeringExperiment.TABLES:
     with record.stage(name):
         record.tables[name] = getattr(case3, name)
 law, responses = case3.shrinkage, case3.responses
-record.claims += case3_verdict.judge_steering(case3, tokens=positions)
+fit = page_trust(record, acts)
+record.claims += fit.withheld(case3_verdict.judge_steering(case3, tokens=positions))
 
 # %% [markdown]
 # The words of these prompts that are masked, why, and how often each occurs:
@@ -107,10 +109,12 @@ left_out_table(record, acts)
 # ## The answer in one minute
 #
 # Does pushing local representations apart lower the reconstruction error? Where the autoencoder **shrinks** its codes it must, and only so far: then rho\*,
-# the factor by which the codes should be larger, is above 1, and any enlargement helps until they are large enough. What this run found:
+# the factor by which the codes should be larger, is above 1, and any enlargement helps until they are large enough. What this run found: Claims that rest on an SAE
+# that does not fit these tokens, or that reads where it was not trained, are withheld ([the rule](stratified_manifold.ipynb#how-well-do-the-autoencoders-fit-these-tokens)).
 
 # %% tags=["hide-input"]
 within = steering.within_walks(case3.walks)
+display(Markdown(fit.text))
 display(Markdown(case3_verdict.steering_answer_text(law, responses, record.claims, within)))
 record.tables["answer"] = case3_verdict.steering_answer(law, case3.dose_response)
 plots.shown(record.tables["answer"])

@@ -37,7 +37,7 @@ from IPython.display import Markdown, display
 import saerepgeo_lib as srg
 from saerepgeo_lib import geometry, plots, studies
 from saerepgeo_lib.activations import names_in
-from saerepgeo_lib.companion import Record, left_out_table, page_model
+from saerepgeo_lib.companion import Record, left_out_table, page_model, page_trust
 from saerepgeo_lib.plots.frames import frames, recompute
 
 # %matplotlib inline
@@ -61,6 +61,7 @@ n_random: int = 2  # draws of the random encoder of each SAE
 n_umap_concepts: int = 2  # how many concepts, from the first, also pass the authors' pipeline
 n_seeds: int = 10  # UMAP seeds of the authors' pipeline, at least 2
 seed: int = 0  # first of the seeds, and seed of every other draw
+judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% [markdown]
@@ -93,6 +94,14 @@ overview = {
     for name, case in compared.items()
 }  # fmt: skip
 pd.DataFrame.from_dict(overview, orient="index")
+
+# %% [markdown]
+# Do the SAEs fit these tokens, and do they read where they were trained? If not, claims that rest on them are withheld
+# ([Case 1](stratified_manifold.ipynb#how-well-do-the-autoencoders-fit-these-tokens) has the rule).
+
+# %%
+fit = page_trust(record, (case.acts for case in compared.values()))
+display(plots.shown(fit.table), Markdown(fit.text))
 
 # %% [markdown]
 # The words of these prompts that are masked, why, and how often each occurs:
@@ -264,9 +273,9 @@ record.tables["procrustes"].style.format(precision=3).hide(axis="index")
 # at most 0.05. The translation into a measure is ours; the paper's own definitions of merging and distinction were not at hand.
 
 # %%
-differences = pd.concat(case.compared for case in compared.values())
+differences = fit.withheld_outcomes(pd.concat(case.compared for case in compared.values()))
 record.tables["compared"] = differences
-record.claims += studies.geometry_claims(differences)
+record.claims += fit.withheld(studies.geometry_claims(differences))
 
 # %% mystnb={"image": {"alt": "In the book's run: six measures, SAE minus residual stream with intervals by concept, for two SAEs, the claimed side shaded. Dimensions lie on the unclaimed side, cluster counts and homogeneity around zero, the spanning tree over entities on the unclaimed side, the mean distance of entities on the claimed side in every case.", "classes": "dark-light"}, "figure": {"caption": "SAE minus residual stream, with 95 % intervals over frames. Shaded: the side that the paper claims. In the book's run only the distances of entities lie there.", "name": "differences"}}
 plots.plot_differences(differences.query("kind == 'residual'"))
@@ -308,9 +317,9 @@ with record.stage("entity tokens"):
     tables = studies.joined({name: case.table for name, case in alone.items()})
 record.tables["structure_entities"] = tables
 if alone:
-    differences = pd.concat(case.compared for case in alone.values())
+    differences = fit.withheld_outcomes(pd.concat(case.compared for case in alone.values()))
     record.tables["compared_entities"] = differences
-    record.claims += studies.geometry_claims(differences)
+    record.claims += fit.withheld(studies.geometry_claims(differences))
     words = studies.geometry_verdict_text(studies.geometry_agreement(differences))
 Markdown(words if alone else "Skipped: too few entity tokens.")
 

@@ -134,7 +134,7 @@ record.claims += found.claims
 # on one side of 0.
 
 # %% tags=["hide-input"]
-display(Markdown(found.answer))
+display(Markdown(found.trust.doubted + found.answer))
 
 # %% [markdown]
 # **How much is that worth?** An interval from three seeds is wide (Student's factor is above 4, where many seeds would have about 2), and its verdicts are read off

@@ -107,7 +107,7 @@ Markdown(
     "**Read this beside every figure.** These are short trainings. On the concepts' tokens the unexplained share of the "
     f"variance is {', '.join(f'{value:.3f} ({kind})' for kind, value in content.items())}. So sparse and dense differ in "
     "*how well* they fit, too, as they do at any budget: sparsity costs fit. The kinds are not matched in it, nor are the "
-    "two sparse kinds matched in L0."
+    "two sparse kinds matched in L0.\n\n" + comparison.trust.doubted
 )
 
 # %% [markdown]
@@ -205,12 +205,12 @@ Markdown(
 # %%
 model = page_model(record)
 with record.stage("live sweep"):
+    acts = [model.activations(name) for name in names_in(concept)]
     profiles = [
-        srg.rank_profile(
-            model.activations(name), seeds=record.seeds, rule=rank_rule, mode=rank_mode
-        )
-        for name in names_in(concept)
+        srg.rank_profile(a, seeds=record.seeds, rule=rank_rule, mode=rank_mode) for a in acts
     ]
+live_fit = studies.trust_in(acts)
+Markdown(live_fit.doubted or live_fit.text)
 
 
 # %%

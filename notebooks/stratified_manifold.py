@@ -34,11 +34,10 @@ from IPython.display import Markdown, display
 
 import saerepgeo_lib as srg
 from saerepgeo_lib import plots, studies
-from saerepgeo_lib.activations import fit_on, names_in, rms
-from saerepgeo_lib.companion import Record, left_out_table, page_model
+from saerepgeo_lib.activations import names_in, rms
+from saerepgeo_lib.companion import Record, left_out_table, page_model, page_trust
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.rank import RESIDUAL, active_table
-from saerepgeo_lib.text import plain
 
 # %matplotlib inline
 plots.house_style()
@@ -66,6 +65,7 @@ seed: int = 0  # first of the seeds
 rank_rule: str = "relative"  # relative, exact, effective, participation or stable
 rank_mode: int = 3  # unfolding that the verdict is about: 1 prompt, 2 token, 3 feature
 tau: float = 0.01  # threshold of the relative rank, as a share of the largest singular value
+judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% [markdown]
@@ -100,28 +100,13 @@ left_out_table(record, acts.values())
 #
 # An SAE that reconstructs these tokens badly says little about them. FVU is the fraction of variance unexplained, relative to the spread of the
 # tokens in question (0 is perfect); L0 is the mean number of active latents a token. Entity tokens are the harder test: the days of the week lie
-# close together, so the same error is a larger share of their small variance.
+# close together, so the same error is a larger share of their small variance. An SAE whose FVU is 1 or more does no better than the tokens' mean, and
+# tells nothing of them; if that is so of the entity's tokens, it tells nothing of the concept. Nor does an SAE that reads at another hook than it was
+# trained at. Claims that rest on it are withheld, unless `judge_anyway` names it.
 
 # %%
-record.tables["fit"] = fit = pd.DataFrame(
-    {"concept": name, "tokens": where, "autoencoder": label, **fit_on(sae, part.x)}
-    for name, a in acts.items()
-    for where, part in a.by_position.items()
-    for label, sae in model.saes.items()
-)
-fit.style.format({"FVU": "{:.3f}", "L0": "{:.0f}"}).hide(axis="index")
-
-# %% tags=["hide-input"]
-limit = 0.15  # of the FVU
-poor = fit[(fit["FVU"] > limit) & fit["autoencoder"].isin(model.sparse)].itertuples()
-cases = [
-    f"{r.autoencoder} on {plain(r.concept)}, {r.tokens} tokens (FVU {r.FVU:.2f})" for r in poor
-]
-Markdown(
-    f"**Read with care**, the fit here is poorer than an FVU of {limit}: {'; '.join(cases)}."
-    if cases
-    else f"Every SAE explains at least {100 * (1 - limit):.0f} % of these tokens' variance."
-)
+fit = page_trust(record, acts.values())
+display(plots.shown(fit.table), Markdown(fit.text))
 
 # %% [markdown]
 # ## Noise, tensor, unfoldings, rank
@@ -263,7 +248,7 @@ Markdown(studies.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mode))
 # exceeded; it holds *in part* if all comparisons that can be tested hold. Intervals and p cover noise draws and nulls, not the choice of prompts.
 
 # %%
-record.claims += studies.rank_claims(profiles.values(), sparse=model.sparse)
+record.claims += fit.withheld(studies.rank_claims(profiles.values(), sparse=model.sparse))
 table = studies.claims_table(record.claims).drop(columns="statistic")
 display(table.style.hide(axis="index"), Markdown(studies.rank_verdict_text(record.claims)))
 
@@ -299,7 +284,7 @@ with record.stage("entity tokens"):
         for a in acts.values()
         if positions == "content" and len(a.concept.entities) > 1
     ]
-entity_claims = studies.rank_claims(alone, sparse=model.sparse)
+entity_claims = fit.withheld(studies.rank_claims(alone, sparse=model.sparse))
 record.claims += entity_claims
 Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped.")
 

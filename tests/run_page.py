@@ -1,6 +1,7 @@
 """A notebook's cells executed in the test's own process, which takes no kernel and no imports."""
 
 import ast
+import json
 import os
 import re
 from dataclasses import replace
@@ -40,3 +41,12 @@ def few_days():
     days = load_concept("days")
     frames = list(dict.fromkeys(prompt.frame for prompt in days.prompts))[:4]
     return replace(days, prompts=tuple(p for p in days.prompts if p.frame in frames))
+
+
+def in_a_file(concept, folder):
+    """A page's parameters that name the concept, which is written to a file in `folder`."""
+    prompts = [{k: v for k, v in vars(p).items() if v is not None} for p in concept.prompts]
+    words = sorted(concept.template_words)
+    path = folder / "few.json"
+    path.write_text(json.dumps({concept.name: {"prompts": prompts, "template_words": words}}))
+    return {"concept": concept.name, "prompts_file": str(path)}

@@ -19,7 +19,7 @@ CLAIMS = {
     },
 }  # fmt: skip
 NO_CASE = {"concept": "", "tokens": "", "autoencoder": "", "against": "", "condition": "",
-           "dose": None}  # fmt: skip
+           "dose": None, "reason": ""}  # fmt: skip
 
 
 def finding(id, statistic, value, low, high, p, n, verdict, **case):

@@ -64,9 +64,9 @@ if fault == "print":
 # %%
 claim = {"id": "stub", "statistic": "n", "value": float(n), "low": None, "high": None, "p": 0.5,
          "n": n, "verdict": "holds", "concept": name, "tokens": "", "autoencoder": "",
-         "against": "", "condition": "", "dose": None}
+         "against": "", "condition": "", "dose": None, "reason": ""}
 record = {
-    "version": 2, "notebook": "stub", "seeds": [n], "claims": [claim], "numbers": {}, "tables": {},
+    "version": 3, "notebook": "stub", "seeds": [n], "claims": [claim], "numbers": {}, "tables": {},
     "parameters": {"n": n, "x": x, "levels": levels, "name": name},
     "run": {"device": "cpu", "versions": {},
             "stages": {"all": {"seconds": 0.25, "process_peak_mib": 7}}},

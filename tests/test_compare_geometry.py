@@ -116,7 +116,7 @@ def test_procrustes_of_a_turned_space_is_0_and_of_an_unrelated_one_is_no_match(m
 
 @pytest.fixture(scope="module")
 def case(minilm):
-    sae = saes.load_sae(saes.PRESETS["minilm"].saes["TopK SAE"])
+    sae = saes.load_sae("minilm-l4-topk")
     acts = ModelWithSAEs(minilm, {"TopK SAE": sae}).activations(few_days())
     return compare_geometry(acts, n_groups=3, n_random=1, min_cluster_size=5)
 
@@ -131,7 +131,7 @@ def test_one_call_compares_every_space_and_says_what_was_found(case):
     assert repr(case) == (
         f"GeometryComparison of days: {len(case.acts)} tokens in 3 spaces\nSAE minus residual "
         "stream, by the signs that the paper claims: "
-        f"{', '.join(f'{count} {name}' for name, count in n.items())}"
+        f"{', '.join(f'{count} {name}' for name, count in n.items())}; FVU up to 0.30"
     )
     ax = Figure().subplots()
     assert case.plot(ax) is ax and ax.get_title(loc="left") == "AEDP of entities"

@@ -132,7 +132,7 @@ def test_a_profile_saturates_where_it_reaches_95_per_cent():
 
 
 def test_everything_is_measured_on_tokens_of_a_model_and_said_in_one_table(minilm):
-    sae = saes.load_sae(saes.PRESETS["minilm"].saes["TopK SAE"])
+    sae = saes.load_sae("minilm-l4-topk")
     acts = ModelWithSAEs(minilm, {"TopK SAE": sae}).activations(few_days())
     choices = differences.token_choices(acts)
     assert list(choices) == [CONTENT, EVERY, PADDED]

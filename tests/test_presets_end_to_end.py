@@ -6,12 +6,11 @@ import traceback
 
 import hub
 import pytest
-from run_page import run_page
+from run_page import few_days, in_a_file, run_page
 from stub_runs import ended, start
 
 from saerepgeo_lib.activations.model_with_saes import load
 from saerepgeo_lib.companion.cli import main
-from saerepgeo_lib.files import data_dir, read_json, write_json
 
 pytestmark = pytest.mark.slow
 TOKEN = "hf_" + "PlantedTokenThatNobodyMayEverSee"[:30]
@@ -43,11 +42,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("preset", ["gpt2-small", "pythia-70m", "gemma-2-2b"])
 def test_a_preset_of_the_paper_runs_all_three_cases(preset, cache, tmp_path, capfd, unchecked):
     hub.put_preset(cache, preset)
-    days = read_json(data_dir() / "concept_prompts.json")["days"]
-    frames = list(dict.fromkeys(p["frame"] for p in days["prompts"]))[:4]
-    days["prompts"] = [p for p in days["prompts"] if p["frame"] in frames]
-    few = {"concept": "days", "prompts_file": str(tmp_path / "few.json")}
-    write_json(tmp_path / "few.json", {"days": days})  # 28 prompts, so that a page takes seconds
+    few = in_a_file(few_days(), tmp_path)
     for page, parameters in CASES.items():
         _, record = run_page(page, tmp_path, preset=preset, **few, **parameters)
         assert record["parameters"]["preset"] == preset and record["claims"]

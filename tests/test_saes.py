@@ -15,7 +15,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import pdist
 
-from saerepgeo_lib.activations import models, prompts, residual_stream, saes
+from saerepgeo_lib.activations import models, prompts, residual_stream, sae_files, saes
 from saerepgeo_lib.activations.latents import fvu, random_sae, random_sae_like
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs, load
 from saerepgeo_lib.activations.prompts import load_concept
@@ -34,7 +34,7 @@ def months(minilm):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_weights_are_plain_saelens_and_fit_as_their_card_says(name, months):
-    folder = saes.shipped_saes()[name]
+    folder = sae_files.shipped_saes()[name]
     plain, ours = SAE.load_from_disk(folder), saes.load_sae(name)
     card = read_json(folder / "card.json")
     assert plain.dtype == ours.dtype == torch.float32
@@ -50,17 +50,17 @@ def test_shipped_weights_are_plain_saelens_and_fit_as_their_card_says(name, mont
 
 
 def test_corrupted_or_swapped_weights_and_folders_that_are_no_sae_are_refused(tmp_path):
-    shipped = [p for f in saes.shipped_saes().values() for p in f.glob("*.safetensors")]
+    shipped = [p for f in sae_files.shipped_saes().values() for p in f.glob("*.safetensors")]
     assert len(shipped) == 3 and sum(p.stat().st_size for p in shipped) < 25e6
-    copied = shutil.copytree(saes.shipped_saes()["minilm-l4-topk"], tmp_path / "sae")
-    weights = copied / saes.WEIGHTS_FILE
+    copied = shutil.copytree(sae_files.shipped_saes()["minilm-l4-topk"], tmp_path / "sae")
+    weights = copied / sae_files.WEIGHTS_FILE
     data = bytearray(weights.read_bytes())
     data[-100] ^= 1
     weights.write_bytes(data)
     refused("not what its card describes", saes.load_sae, copied)
-    shutil.copy(saes.shipped_saes()["minilm-l4-l1"] / saes.WEIGHTS_FILE, weights)
+    shutil.copy(sae_files.shipped_saes()["minilm-l4-l1"] / sae_files.WEIGHTS_FILE, weights)
     refused("not what its card describes", saes.load_sae, copied)
-    (copied / saes.CARD_FILE).unlink()
+    (copied / sae_files.CARD_FILE).unlink()
     save_file({"W_enc": load_file(weights)["W_enc"]}, weights)
     refused("cannot load the SAE", saes.load_sae, copied)
     weights.write_bytes(b"nonsense")
@@ -106,10 +106,10 @@ def test_the_random_null_has_exactly_the_asked_l0_and_is_fixed_by_its_seed(small
 def test_presets_name_the_paper_s_saes_as_registered_and_a_missing_network_is_said():
     registry = get_pretrained_saes_directory()
     for name in ("gpt2-small", "pythia-70m", "gemma-2-2b"):
-        for source in saes.PRESETS[name].saes.values():
+        for source in sae_files.PRESETS[name].saes.values():
             release, _, sae_id = source.partition(":")
             assert sae_id in registry[release].saes_map
-    refused("cannot load SAE", saes.load_sae, saes.PRESETS["gpt2-small"].saes["TopK SAE"])
+    refused("cannot load SAE", saes.load_sae, sae_files.PRESETS["gpt2-small"].saes["TopK SAE"])
     refused("cannot load the model 'nobody/nothing'", models.load_model, "nobody/nothing")
 
 
@@ -292,7 +292,7 @@ def test_no_pickle_is_ever_loaded(cache, monkeypatch):
 
 
 def test_ones_own_objects_go_straight_in(minilm, days):
-    sae = SAE.load_from_disk(saes.shipped_saes()["minilm-l4-topk"])
+    sae = SAE.load_from_disk(sae_files.shipped_saes()["minilm-l4-topk"])
     subject = ModelWithSAEs(minilm, {"mine": sae})
     assert subject.sparse == ["mine"] and subject.hook == "blocks.4.hook_out"
     assert subject.describe()["model"] == models.MINILM  # not the folder it was found in
@@ -305,7 +305,7 @@ def test_ones_own_objects_go_straight_in(minilm, days):
     refused("give ModelWithSAEs a `load`", subject.random_model, 0)
     refused("at least one autoencoder", ModelWithSAEs, minilm, {})
     # Its metadata has the name on the hub; another revision has to come from there.
-    subject = load(str(saes.shipped_saes()["minilm-l4-topk"]), device="cpu")
+    subject = load(str(sae_files.shipped_saes()["minilm-l4-topk"]), device="cpu")
     assert subject.describe()["model"] == models.MINILM
     torch.testing.assert_close(subject.activations(days).x, acts.x, rtol=0, atol=0)
     with pytest.raises(UserError, match="no network and nothing cached"):
@@ -325,7 +325,7 @@ def test_the_registry_is_searched_and_what_is_no_preset_is_refused_with_what_is(
     refused(r"'fold_everything'.*known: .*fold_ln", load, "pythia-70m")
     text = "topk 2pow16 blocks.19 trainer_0"
     found = saes.search_saes(model="google/gemma-2-2b", text=text)
-    assert saes.PRESETS["gemma-2-2b"].saes["TopK SAE"] in set(found["preset"])
+    assert sae_files.PRESETS["gemma-2-2b"].saes["TopK SAE"] in set(found["preset"])
     assert set(found["model"]) == {"gemma-2-2b"}
     gpt2 = saes.search_saes(model="gpt2-small")
     for name in ("gpt2", "openai-community/gpt2"):

@@ -53,7 +53,7 @@ def test_the_same_command_runs_only_what_is_missing_or_broken(folder, capfd):
     paths = {read_json(p)["parameters"]["n"]: p for p in out.glob("*/*.record.json")}
     whole = paths[0].read_text()
     paths[0].write_text(whole[: len(whole) // 2])  # cut short
-    paths[1].write_text(whole.replace('"version": 2', '"version": 1'))  # an older form
+    paths[1].write_text(whole.replace('"version": 3', '"version": 2'))  # an older form
     assert run(grid, out, "--dry") == 0
     assert "3 runs, 1 finished" in capfd.readouterr().out
     assert run(grid, out, "--workers", "1") == 0

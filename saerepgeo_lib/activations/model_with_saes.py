@@ -9,9 +9,16 @@ from typing import Any
 
 from saerepgeo_lib.activations.models import DTYPES, best_device, load_model
 from saerepgeo_lib.activations.prompts import Concept, load_concept
-from saerepgeo_lib.activations.saes import PRESETS, Preset, load_sae, named
+from saerepgeo_lib.activations.sae_files import (
+    PRESETS,
+    Preset,
+    check_preset,
+    is_outside,
+    same_place,
+)
+from saerepgeo_lib.activations.saes import check_sae, load_sae, named
 from saerepgeo_lib.activations.token_activations import Positions, TokenActivations, read_concept
-from saerepgeo_lib.errors import UserError, choose, nearest
+from saerepgeo_lib.errors import UserError, choose
 
 logger = logging.getLogger(__name__)
 _KINDS = {"standard": "L1-ReLU", "topk": "TopK", "jumprelu": "JumpReLU"}
@@ -41,17 +48,27 @@ class ModelWithSAEs:
             raise UserError(f"' #' numbers draws of random SAEs; give other labels for {numbered}")
         width = self.model.cfg.d_model
         for label, sae in self.saes.items():
+            check_sae(sae, label)
             if sae.cfg.d_in != width:
                 raise UserError(
                     f"{label} reads {sae.cfg.d_in} dimensions, but the model's residual stream has "
                     f"{width}: it was trained on another model"
                 )
         hook = self.hook or _shared(self.saes, "hook", lambda sae: named(sae, "hook_name"))
+        if is_outside(hook):
+            raise UserError(f"{hook!r} lies inside a layer; name a hook of the residual stream")
         object.__setattr__(self, "hook", hook)
         reads_bos = _shared(
             self.saes, "use of a BOS token", lambda sae: sae.cfg.metadata.prepend_bos is not False
         )
         object.__setattr__(self, "prepend_bos", reads_bos)
+        for label, sae in self.saes.items():
+            if sae.cfg.metadata.prepend_bos is None:
+                logger.warning(
+                    "%s does not say whether texts began with a BOS token in its training; here "
+                    "they do, as SAELens takes it (else set cfg.metadata.prepend_bos = False)",
+                    label,
+                )
 
     def __repr__(self) -> str:
         name = self.model.cfg.model_name
@@ -113,21 +130,17 @@ def load(
     """
     device = best_device(device)
     choose("dtype", dtype, DTYPES)
+    check_preset(preset, model_name=model_name, hook=hook)
     if preset in PRESETS:
         chosen = PRESETS[preset]
         saes = {label: load_sae(name, device=device) for label, name in chosen.saes.items()}
-    elif Path(preset).is_dir() or all(preset.partition(":")):
+    else:
         sae = load_sae(preset, device=device)
         kind = str(sae.cfg.architecture())
         saes = {f"{_KINDS.get(kind, kind)} SAE": sae}
         chosen = Preset(model_name or named(sae, "model_name", "give model_name"), {})
-    else:
-        raise UserError(
-            f"unknown preset {preset!r}; {nearest(preset, PRESETS)}; or name your own SAE as "
-            "RELEASE:ID ('saerepgeo saes' lists them), or a folder that holds one"
-        )
     for label, sae in saes.items():
-        if hook and hook != (trained_at := named(sae, "hook_name")):
+        if hook and not same_place(hook, trained_at := sae.cfg.metadata.hook_name or hook):
             logger.warning("%s was trained at %s, but reads at %s", label, trained_at, hook)
     processing = _shared(
         saes, "processing of the model's weights",

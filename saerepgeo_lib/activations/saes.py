@@ -1,57 +1,40 @@
-"""Autoencoders at a hook: shipped ones verified by hash, and any that SAELens can load."""
+"""Autoencoders at a hook, loaded: the shipped ones, and any that SAELens can load."""
 
 import os
+import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError  # what torch raises when it refuses to run a file's code
 from typing import Any
 
 import pandas as pd
-from sae_lens import SAE, TranscoderConfig
+from sae_lens import SAE
+from sae_lens.loading.pretrained_sae_loaders import (
+    NAMED_PRETRAINED_SAE_LOADERS,
+    get_conversion_loader_name,
+    sae_lens_disk_loader,
+)
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors import SafetensorError
 from transformer_lens.supported_models import MODEL_ALIASES
 
+from saerepgeo_lib.activations.sae_files import (
+    TOPK,
+    check_config,
+    check_folder,
+    check_k,
+    check_kind,
+    check_normalisation,
+    check_shapes,
+    folder_of,
+    for_saelens,
+    is_release,
+)
 from saerepgeo_lib.errors import UserError, choose, nearest
-from saerepgeo_lib.files import data_dir, read_json, sha256_file
 
-WEIGHTS_FILE = "sae_weights.safetensors"
-CARD_FILE = "card.json"
-_NORMALISATIONS = ("none", None, "layer_norm", "constant_norm_rescale")  # what encode does itself
-_FAULTS = (SafetensorError, UnpicklingError, RuntimeError, KeyError, ValueError, OSError)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A model (see `load_model`) and its SAEs by label (see `load_sae`), all at one hook.
-
-    `not_sparse` are labels of nulls, such as a dense autoencoder.
-    """
-
-    model: str
-    saes: dict[str, str]
-    not_sparse: tuple[str, ...] = ()
-
-
-PRESETS = {
-    "minilm": Preset("minilm", {
-        "TopK SAE": "minilm-l4-topk", "L1-ReLU SAE": "minilm-l4-l1", "dense AE": "minilm-l4-dense",
-    }, not_sparse=("dense AE",)),
-    "gpt2-small": Preset("openai-community/gpt2", {
-        "TopK SAE": "gpt2-small-resid-post-v5-32k:blocks.11.hook_resid_post"}),
-    "pythia-70m": Preset("EleutherAI/pythia-70m-deduped", {
-        "L1-ReLU SAE": "pythia-70m-deduped-res-sm:blocks.5.hook_resid_post"}),
-    "gemma-2-2b": Preset("google/gemma-2-2b", {
-        "TopK SAE": "sae_bench_gemma-2-2b_topk_width-2pow16_date-1109:"
-                    "blocks.19.hook_resid_post__trainer_0"}),
-}  # fmt: skip
-
-
-def shipped_saes() -> dict[str, Path]:
-    """Folders of the shipped autoencoders by name."""
-    cards = sorted(data_dir().glob(f"saes/*/{CARD_FILE}"))
-    return {card.parent.name: card.parent for card in cards}
+_OF_LAYERS = re.compile(r"attn|\batt\b|mlp|transcoder|\bclt\b|hook_z|lx(a|m|tc)_")
+_FAULTS = (SafetensorError, UnpicklingError, RuntimeError, KeyError, ValueError, OSError, TypeError)
 
 
 def load_sae(name: str | Path, *, device: str = "cpu") -> Any:
@@ -61,51 +44,68 @@ def load_sae(name: str | Path, *, device: str = "cpu") -> Any:
     or "USER/REPOSITORY:PATH" on the Hugging Face hub. Weights with a card are checked against its
     SHA-256. Raises UserError for what cannot be had, or cannot encode the residual stream as it is.
     """
-    release, _, sae_id = str(name).partition(":")
-    if release and sae_id and not Path(name).is_dir():
+    if is_release(name):
+        release, _, sae_id = str(name).partition(":")
         sae = _load_release(release, sae_id, device)
     else:
         sae = _load_folder(name, device)
-    cfg = sae.cfg
-    one_head = cfg.metadata.hook_head_index is not None or cfg.reshape_activations != "none"
-    if isinstance(cfg, TranscoderConfig) or one_head:
-        raise UserError(
-            f"a {cfg.architecture()} at {cfg.metadata.hook_name!r} does not reconstruct "
-            "what it reads in the residual stream; choose an SAE of the residual stream"
-        )
-    if cfg.normalize_activations not in _NORMALISATIONS:
-        raise UserError(
-            f"the SAE was trained on normalised activations ({cfg.normalize_activations}), and "
-            "by how much is not known; fold that into the weights first, for example with "
-            "sae.fold_activation_norm_scaling_factor, and save it to a folder"
-        )
+    check_sae(sae, str(name))
     return sae.eval()
 
 
-def _load_folder(name: str | Path, device: str) -> Any:
-    folder = Path(name)
-    if not folder.is_dir():
-        shipped = shipped_saes()
-        folder = shipped[choose("shipped SAE (or folder)", str(name), shipped)]
-    weights, card = folder / WEIGHTS_FILE, folder / CARD_FILE
-    if not weights.is_file():
-        raise UserError(f"no {WEIGHTS_FILE} in {folder}: not a folder in SAELens' format")
-    if card.is_file():
-        check_sha256(weights, card, "restore it with 'git checkout' or train it again")
+def check_sae(sae: Any, label: str) -> None:
+    """Refuse an SAE, named by `label`, that cannot encode the residual stream as it is.
+
+    Its weights and buffers are finite and have the shapes that its configuration says.
+    """
+    cfg, weights = sae.cfg, {**dict(sae.named_parameters()), **dict(sae.named_buffers())}
     try:
-        return SAE.load_from_disk(folder, device=device, dtype="float32")
-    except _FAULTS as error:
-        raise UserError(f"cannot load the SAE in {folder}: {error}") from error
+        place = (cfg.metadata.hook_name, cfg.metadata.hook_head_index, cfg.reshape_activations)
+        check_kind(str(cfg.architecture()), *place)
+        check_normalisation(cfg.normalize_activations)
+        if cfg.architecture() in TOPK:
+            check_k(cfg.k, cfg.d_sae)
+        check_shapes({name: tuple(w.shape) for name, w in weights.items()}, cfg.d_in, cfg.d_sae)
+    except UserError as error:
+        raise UserError(f"{label}: {error}") from None
+    for name, weight in weights.items():
+        ends = weight.detach().float().aminmax() if weight.numel() else (weight, weight)
+        if not (ends[0].isfinite().all() and ends[1].isfinite().all()):
+            n = int((~weight.isfinite()).sum())
+            raise UserError(
+                f"{label}: {n:,} of {weight.numel():,} numbers of {name} ({weight.dtype}) are NaN "
+                "or infinite, and so would be what is computed from them; take a checkpoint from "
+                "before the training diverged, or convert the original weights again, to float32"
+            )
 
 
-def check_sha256(weights: Path, card: Path, advice: str) -> None:
-    """Refuse weights that are not those of their card."""
-    expected, actual = read_json(card)["sha256"], sha256_file(weights)
-    if actual != expected:
-        raise UserError(
-            f"{weights} is not what its card describes: SHA-256 is {actual}, expected {expected}; "
-            f"{advice}"
+def _load_folder(name: str | Path, device: str) -> Any:
+    check_folder(name)
+    folder = folder_of(name)
+    try:
+        return SAE.load_from_disk(
+            folder, device=device, dtype="float32", converter=_checking(sae_lens_disk_loader)
         )
+    except _FAULTS as error:
+        raise UserError(f"cannot load the SAE in {folder}: {_reason(error)}") from error
+
+
+def _checking(read: Callable[..., Any]) -> Callable[..., Any]:
+    """A loader of SAELens whose configuration is checked before SAELens fills its gaps."""
+
+    def checked(*given: Any, **options: Any) -> Any:
+        cfg, *rest = read(*given, **options)
+        check_config(cfg)
+        return for_saelens(cfg), *rest
+
+    return checked
+
+
+def _reason(error: Exception) -> str:
+    """An error of a library in one line."""
+    if isinstance(error, KeyError):
+        return f"its configuration has no {error}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _load_release(release: str, sae_id: str, device: str) -> Any:
@@ -120,10 +120,11 @@ def _load_release(release: str, sae_id: str, device: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return SAE.from_pretrained(release, sae_id, device=device)
+            reader = _checking(NAMED_PRETRAINED_SAE_LOADERS[get_conversion_loader_name(release)])
+            return SAE.from_pretrained(release, sae_id, device=device, converter=reader)
     except _FAULTS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot load SAE {sae_id!r} of release {release!r}: {reason}") from error
+        where = f"SAE {sae_id!r} of release {release!r}"
+        raise UserError(f"cannot load {where}: {_reason(error)}") from error
 
 
 def named(sae: Any, field: str, advice: str = "set it") -> str:
@@ -134,17 +135,26 @@ def named(sae: Any, field: str, advice: str = "set it") -> str:
     return str(value)
 
 
+def _unusable(name: str, conversion: str | None) -> str:
+    """Why the cases cannot use an SAE of the registry, by its names; empty if they can."""
+    if conversion == "temporal":
+        return "a TemporalSAE: encodes a token by those before it"
+    return "not of the residual stream" if _OF_LAYERS.search(name) else ""
+
+
 def search_saes(*, model: str = "", text: str = "") -> pd.DataFrame:
     """SAELens' registry, a row per SAE: columns preset ("RELEASE:ID"), model, repository, L0 (as
-    published).
+    published), unusable (why none of the cases can use it; empty if they can).
 
     `model` is a name on the hub, or what the registry calls it; `text` words of a release or id in
     any order. Raises UserError with the nearest models if none matches.
     """
     table = pd.DataFrame(
         {"preset": f"{release}:{sae_id}", "model": known.model, "repository": known.repo_id,
-         "L0": known.expected_l0[sae_id] or None}
-        for release, known in get_pretrained_saes_directory().items() for sae_id in known.saes_map
+         "L0": known.expected_l0[sae_id] or None,
+         "unusable": _unusable(f"{release}:{sae_id}:{path}", known.conversion_func)}
+        for release, known in get_pretrained_saes_directory().items()
+        for sae_id, path in known.saes_map.items()
     )  # fmt: skip
     if model:
         official = {alias: name for name, aliases in MODEL_ALIASES.items() for alias in aliases}

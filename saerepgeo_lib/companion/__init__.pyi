@@ -9,6 +9,7 @@ from .compare import (
 from .page import (
     left_out_table,
     page_model,
+    page_trust,
 )
 from .records import (
     Record,
@@ -20,6 +21,7 @@ __all__ = [
     "findings",
     "left_out_table",
     "page_model",
+    "page_trust",
     "read_claims",
     "read_costs",
     "shipped_claims",

@@ -160,8 +160,9 @@ def saes(args: Namespace) -> None:
     from saerepgeo_lib.activations.saes import search_saes
 
     table = search_saes(model=args.model, text=" ".join(args.text))
-    for preset, model, l0 in zip(table["preset"], table["model"], table["L0"], strict=True):
-        _say(f"{preset}\t{model}\t{'' if l0 != l0 else f'L0 {l0:g}'}")
+    for preset, model, _, l0, reason in table.itertuples(index=False):
+        text = f"{preset}\t{model}\t{'' if l0 != l0 else f'L0 {l0:g}'}"
+        _say(f"{text}\tcannot be used: {reason}" if reason else text)
     if table.empty:
         raise UserError(f"no SAE of SAELens' registry has all of {args.text} in its name")
 

@@ -32,6 +32,7 @@ def read_claims(path: Path | str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         advice = "'saerepgeo collect' makes it"
         raise UserError(f"cannot read {path} as Parquet ({error}); {advice}") from error
+    table["reason"] = table.get("reason", "")  # of tables before claims had one
     if missing := [n for n in ("run", "notebook", *CLAIM_FIELDS) if n not in table.columns]:
         raise UserError(f"{path} has no columns {missing}: it was not made by 'saerepgeo collect'")
     if "parameter concept" in table.columns:  # a run on one concept pools nothing else

@@ -1,4 +1,6 @@
-"""What pages with a model do first: load what their parameters name, and say which words count."""
+"""What pages with a model do first: load what their parameters name, ask if it fits, and say which
+words count.
+"""
 
 from collections.abc import Iterable
 
@@ -7,6 +9,7 @@ from pandas.io.formats.style import Styler
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs, load
 from saerepgeo_lib.activations.token_activations import TokenActivations, left_out_words
 from saerepgeo_lib.companion.records import Record
+from saerepgeo_lib.studies.trust import Trust, trust_in
 
 
 def page_model(record: Record) -> ModelWithSAEs:
@@ -27,3 +30,14 @@ def left_out_table(record: Record, acts: Iterable[TokenActivations]) -> Styler:
     """The table of masked words as a page shows it; the record gets it as "left_out"."""
     record.tables["left_out"] = table = left_out_words(acts)
     return table.style.format(escape="html").hide(axis="index")
+
+
+def page_trust(record: Record, acts: Iterable[TokenActivations]) -> Trust:
+    """Whether what a page finds on these tokens can be trusted, as `trust_in` says.
+
+    The page's parameter `judge_anyway` names SAEs that are judged in spite of doubt. The record
+    gets the fits as its table "fit".
+    """
+    found = trust_in(acts, judge_anyway=str(record.parameters.get("judge_anyway", "")))
+    record.tables["fit"] = found.table
+    return found

@@ -24,7 +24,7 @@ from saerepgeo_lib.errors import UserError, explained, quoted
 from saerepgeo_lib.files import read_json, write_json
 from saerepgeo_lib.stats.claims import Claim
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3  # 3: a claim has a reason
 RECORD_END = ".record.json"
 RECORD_VARIABLE = "SAEREPGEO_RECORD"  # tells the running notebook where its record goes
 CLAIM_FIELDS: dict[str, Any] = get_type_hints(Claim)  # the type of each

@@ -20,7 +20,8 @@ class Claim:
 
     The fields of the case stay empty where they do not apply: `concept`, which of its `tokens`,
     `autoencoder` (or other representation), the representation or data that it is held `against`,
-    the `condition` set by hand ("shrinkage planted"), and the `dose` of the intervention.
+    the `condition` set by hand ("shrinkage planted"), and the `dose` of the intervention. `reason`
+    is why it cannot be tested, where that is known.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Claim:
     against: str = ""
     condition: str = ""
     dose: float | None = None
+    reason: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", index(self.n))  # an int here, not in a run's last cell

@@ -41,6 +41,9 @@ from .tables import (
     joined,
     wide_table,
 )
+from .trust import (
+    trust_in,
+)
 
 __all__ = [
     "SparseDense",
@@ -67,5 +70,6 @@ __all__ = [
     "reported_against_found",
     "reported_claims",
     "skewness",
+    "trust_in",
     "wide_table",
 ]

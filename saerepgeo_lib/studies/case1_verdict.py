@@ -49,12 +49,13 @@ def judge(
     start = ranks.query("rule == @rule and mode == @mode and level == 0")
     clean = start.groupby("label")["rank"].mean()
 
-    def claim(id: str, sample: np.ndarray, bound: float, *, testable: bool, **case: Any) -> Claim:
+    def claim(id: str, sample: np.ndarray, bound: float, reason: str = "", **case: Any) -> Claim:
         above, estimate = mean_estimate(sample - bound), mean_estimate(sample)
         verdict: Verdict = "holds" if above.is_positive else "does not hold"
+        if estimate.n < MIN_SEEDS:
+            reason = f"a verdict needs at least {MIN_SEEDS} seeds"
         return Claim.of(
-            id, replace(estimate, p=above.p),
-            verdict if testable and estimate.n >= MIN_SEEDS else UNTESTED,
+            id, replace(estimate, p=above.p), UNTESTED if reason else verdict, reason=reason,
             statistic=f"relative range of the {rule} rank, mode {mode}",
             concept=concept, tokens=tokens, **case,
         )  # fmt: skip
@@ -62,20 +63,22 @@ def judge(
     varies, beyond = [], []
     for label in sparse:
         sample = spread.loc[label].to_numpy()
-        varies.append(claim("case1-rank-varies", sample, VARIES, testable=True, autoencoder=label))
+        varies.append(claim("case1-rank-varies", sample, VARIES, autoencoder=label))
         for null in nulls_of(label, list(spread.index), sparse):
             gap = sample - spread.loc[null].to_numpy()
-            room, case = bool(clean[null] < FULL * ceilings[null]), {"against": null}
-            beyond.append(
-                claim("case1-beyond-nulls", gap, 0, testable=room, autoencoder=label, **case)
-            )
+            full = "" if clean[null] < FULL * ceilings[null] else f"{null} starts at its ceiling"
+            case = {"autoencoder": label, "against": null}
+            beyond.append(claim("case1-beyond-nulls", gap, 0, full, **case))
     tested = [c for c in beyond if c.verdict != UNTESTED]
     overall: Verdict = "does not hold" if tested else UNTESTED
     all_hold = all(c.verdict == "holds" for c in [*varies, *tested])
     if all_hold and {c.autoencoder for c in tested} == set(sparse):
         overall = "holds" if len(tested) == len(beyond) else "holds in part"
     weakest = min(tested or beyond, key=lambda claim: claim.value)
-    return [*varies, *beyond, replace(weakest, id="case1-stratified", verdict=overall)]
+    reason = weakest.reason if overall == UNTESTED else ""
+    return [
+        *varies, *beyond, replace(weakest, id="case1-stratified", verdict=overall, reason=reason)
+    ]  # fmt: skip
 
 
 def skewness(spread: Mapping[str, pd.DataFrame], *, mode: int) -> dict[str, float]:
@@ -138,19 +141,26 @@ def rank_verdict_text(claims: Sequence[Claim]) -> str:
     varies = [c for c in claims if c.id == "case1-rank-varies"]
     lines = [
         f"- **The rank varies** in {count(varies, 'holds')} of {len(varies)} cases: relative range "
-        f"{min(c.value for c in varies):.2f} to {max(c.value for c in varies):.2f}."
+        f"{_range(varies, '.2f')}."
     ]
     for null, group in by_null.items():
         untested = count(group, UNTESTED)
         lines.append(
             f"- **Against {null}** the SAE varies more in {count(group, 'holds')} of the "
             f"{len(group) - untested} cases that can be tested; {untested} cannot (difference "
-            f"{min(c.value for c in group):+.2f} to {max(c.value for c in group):+.2f})."
+            f"{_range(group, '+.2f')})."
         )
     for c in (c for c in claims if c.id == "case1-stratified"):
-        lines.append(
-            f"- **{plain(c.concept)}{' (entity)' * (c.tokens == 'entity')}: {c.verdict}.** Weakest "
-            f"difference, {plain(f'{c.autoencoder} minus {c.against}')}: {c.value:+.2f} (95 % "
-            f"interval {c.low:+.2f} to {c.high:+.2f}, p = {c.p:.3f}, n = {c.n} seeds)."
-        )
+        case = f"{plain(c.concept)}{' (entity)' * (c.tokens == 'entity')}"
+        why = c.reason if np.isnan(c.value) else (
+            f"Weakest difference, {plain(f'{c.autoencoder} minus {c.against}')}: {c.value:+.2f} "
+            f"(95 % interval {c.low:+.2f} to {c.high:+.2f}, p = {c.p:.3f}, n = {c.n} seeds)."
+        )  # fmt: skip
+        lines.append(f"- **{case}: {c.verdict}.** {why}")
     return "\n".join(lines)
+
+
+def _range(claims: Sequence[Claim], form: str) -> str:
+    """The least and the largest value, of claims that have one."""
+    values = [c.value for c in claims if not np.isnan(c.value)]
+    return f"{min(values):{form}} to {max(values):{form}}" if values else "withheld"

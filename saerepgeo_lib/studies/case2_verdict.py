@@ -91,6 +91,7 @@ def geometry_claims(compared: pd.DataFrame) -> list[Claim]:
                 _VERDICTS.get(outcome, "does not hold"), statistic=row["measure"],
                 concept=row["concept"], tokens=row["tokens"], autoencoder=row["SAE"],
                 against=row["other"],
+                reason=row["note"] if outcome == "cannot be tested" else "",
             )
             for id, row, outcome in judged
         ]  # fmt: skip

@@ -18,6 +18,7 @@ from saerepgeo_lib.plots.panels import own_axes
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, randomized, stream
 from saerepgeo_lib.studies.case2_verdict import compare_spaces
 from saerepgeo_lib.studies.forecast import Forecast, affordable, forecast_geometry
+from saerepgeo_lib.studies.trust import Trust, trust_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -63,6 +64,11 @@ class GeometryComparison:
         """Each SAE against residual, random and dense (columns: `case2_verdict.compare_spaces`)."""
         return compare_spaces(self.samples, self.acts)
 
+    @cached_property
+    def trust(self) -> Trust:
+        """Whether the SAEs fit these tokens."""
+        return trust_in([self.acts])
+
     def plot(self, ax: Axes | None = None, *, measure: str = "AEDP of entities") -> Axes:
         """Each SAE minus the residual stream in one measure, drawn into `ax` if it is given."""
         rows = self.compared.query("kind == 'residual'")
@@ -72,12 +78,14 @@ class GeometryComparison:
         return ax
 
     def __repr__(self) -> str:
-        outcomes = self.compared.query("kind == 'residual'")["outcome"].value_counts()
+        judged = self.trust.withheld_outcomes(self.compared).query("kind == 'residual'")
+        outcomes = judged["outcome"].value_counts()
         counts = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items())
         concept = self.acts.concept.name if self.acts.concept else "no named concept"
         return (
             f"GeometryComparison of {concept}: {len(self.acts)} tokens in {len(self.vectors)} "
             f"spaces\nSAE minus residual stream, by the signs that the paper claims: {counts}"
+            + self.trust.sentences
         )
 
 

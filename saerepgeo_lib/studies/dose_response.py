@@ -1,7 +1,7 @@
 """Case 3 in one call: the reconstruction error at a set separability, and each SAE's shrinkage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,7 @@ from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.steering.latents import PAPER_SCALES
 from saerepgeo_lib.steering.optimise import N_STEPS
 from saerepgeo_lib.studies.steering_experiment import Grouping, SteeringExperiment, cases_of
+from saerepgeo_lib.studies.trust import Trust, trust_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -24,12 +25,14 @@ class DoseResponse:
     """The error of one concept's latents against their separability (see `dose_response`).
 
     `table` has a row per SAE, path and dose (columns of `steering.dose_response`), `shrinkage` one
-    per SAE: rho* and slopes with their intervals (columns of `steering.scaling.shrinkage`).
+    per SAE: rho* and slopes with their intervals (columns of `steering.scaling.shrinkage`). `trust`
+    says how well the SAEs fit these tokens.
     """
 
     concept: str
     table: pd.DataFrame
     shrinkage: pd.DataFrame
+    trust: Trust = field(default_factory=Trust)
 
     def plot(self, ax: Axes | None = None, *, path: str | None = None) -> Axes:
         """Draw error against dose along one path (by default the first), a line per SAE."""
@@ -48,6 +51,7 @@ class DoseResponse:
             f"DoseResponse of {self.concept}: {path} to {dose:g} times the separability, the error "
             f"is {_listed(rows, 'MSE')} of what it was\n"
             f"rho*, above 1 where the SAE shrinks: {_listed(self.shrinkage, 'rho*')}"
+            + self.trust.sentences
         )
 
 
@@ -84,4 +88,9 @@ def dose_response(
             f"none of {', '.join(saes)} counts as an SAE, whose latents are steered; the source of "
             "these activations names them as not sparse"
         )
-    return DoseResponse(acts.concept.name, experiment.dose_response, experiment.shrinkage)
+    return DoseResponse(
+        acts.concept.name,
+        experiment.dose_response,
+        experiment.shrinkage,
+        trust_in([acts], saes=saes),
+    )

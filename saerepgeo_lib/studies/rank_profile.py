@@ -1,7 +1,7 @@
 """Case 1 in one call: how the ranks of a concept's latents change as noise enters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, Sweep, sweep
 from saerepgeo_lib.rank.rules import RULES
 from saerepgeo_lib.rank.unfoldings import MODES
 from saerepgeo_lib.studies.forecast import Forecast, affordable, forecast_ranks
+from saerepgeo_lib.studies.trust import Trust, trust_in
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -27,7 +28,7 @@ class RankProfile:
     """Ranks of one concept's latent tensor by noise level, beside the nulls (see `rank_profile`).
 
     `sweep` has the spectra, `rule` and `mode` are those that are shown, `tau` is the threshold of
-    the relative rank.
+    the relative rank, `trust` says how well the SAEs fit these tokens.
     """
 
     sweep: Sweep
@@ -36,6 +37,7 @@ class RankProfile:
     rule: str = "relative"
     mode: int = 3
     tau: float = profiles.TAU
+    trust: Trust = field(default_factory=Trust)
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
@@ -90,6 +92,7 @@ class RankProfile:
             f"{slots} tokens x features, {len(self.sweep.seeds)} seeds\n"
             f"relative range of the {self.rule} rank in mode {self.mode} ({MODES[self.mode]}): "
             + ", ".join(f"{label} {value:.2f}" for label, value in self.ranges.items())
+            + self.trust.sentences
         )
 
 
@@ -125,7 +128,7 @@ def rank_profile(
         max_slots=max_slots, description=concept,
     )  # fmt: skip
     tokens = "entity" if acts.in_entity.all() else "content"
-    return RankProfile(swept, concept, tokens, rule, mode, tau)
+    return RankProfile(swept, concept, tokens, rule, mode, tau, trust_in([acts], saes=saes))
 
 
 def forecast_profile(

@@ -20,6 +20,7 @@ from saerepgeo_lib.rank.unfoldings import MODES
 from saerepgeo_lib.stats import effect_sizes
 from saerepgeo_lib.stats.claims import Claim
 from saerepgeo_lib.stats.estimates import Estimate
+from saerepgeo_lib.studies.trust import Trust
 from saerepgeo_lib.text import plain
 
 LABELS = {"topk": "TopK SAE", "l1": "L1-ReLU SAE", "dense": "dense AE"}
@@ -103,6 +104,17 @@ class SparseDense:
         groups = pd.DataFrame(rows).groupby(["layer", "autoencoder"], sort=False)
         return groups.mean().assign(n=groups.size()).reset_index()
 
+    @property
+    def trust(self) -> Trust:
+        """Whether the sparse autoencoders fit the concepts' content tokens, in every training."""
+        rows = [
+            {"concept": concept, "tokens": "content", "FVU": fvu,
+             "autoencoder": LABELS[entry["point"]["recipe"]["name"]]}
+            for entry in self.points
+            for concept, fvu in entry["result"]["FVU content"].items()
+        ]  # fmt: skip
+        return Trust.of(rows, SPARSE)
+
     def values(
         self, label: str, column: str = "variability", *, rule: str = "", mode: int = 0
     ) -> Float[np.ndarray, "concepts layers seeds"]:
@@ -139,7 +151,7 @@ class SparseDense:
     @property
     def claims(self) -> list[Claim]:
         """The findings on the sparse autoencoders: more variable than dense, and than random."""
-        return [
+        claims = [
             Claim.of(
                 "dense-sparse-" + ("more-variable" if r["against"] == DENSE else "beyond-random"),
                 Estimate(r["value"], r["low"], r["high"], r["p"], r["n"]), r["verdict"],
@@ -148,6 +160,7 @@ class SparseDense:
             )
             for r in self.effects[self.effects["of"].isin(SPARSE)].to_dict("records")
         ]  # fmt: skip
+        return self.trust.withheld(claims)
 
     @property
     def starts(self) -> pd.DataFrame:
@@ -174,7 +187,9 @@ class SparseDense:
             words = (
                 f"cannot be tested; only {delta['n']} concepts leave the other side room to vary."
             )
-            if delta["verdict"] != "cannot be tested here":
+            if why := self.trust.reason(autoencoder=label) if label in SPARSE else "":
+                words = f"withheld. {why}"
+            elif delta["verdict"] != "cannot be tested here":
                 side = "more" if mean["low"] > 0 else "less"
                 side = "neither more nor less" if mean["low"] <= 0 <= mean["high"] else side
                 words = (

@@ -31,7 +31,8 @@ from saerepgeo_lib.activations.latents import fvu
 from saerepgeo_lib.activations.models import MINILM, MINILM_SHA256, load_model, seeded
 from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.activations.residual_stream import run_to_hook
-from saerepgeo_lib.activations.saes import CARD_FILE, named
+from saerepgeo_lib.activations.sae_files import CARD_FILE
+from saerepgeo_lib.activations.saes import named
 from saerepgeo_lib.activations.token_activations import TokenActivations, read_concept
 from saerepgeo_lib.activations.tokens import encode_texts, pad
 from saerepgeo_lib.errors import UserError, choose

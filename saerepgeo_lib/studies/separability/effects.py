@@ -17,6 +17,7 @@ from saerepgeo_lib.plots.style import looks_of
 from saerepgeo_lib.stats.claims import Claim, Verdict
 from saerepgeo_lib.stats.estimates import Estimate, mean_estimate
 from saerepgeo_lib.studies.paper_claims import verdicts_in_words
+from saerepgeo_lib.studies.trust import Trust
 
 KINDS = {"topk": "TopK SAE", "standard": "L1-ReLU SAE"}
 # What is measured: its name to read, and whether its change counts in % of the baseline's.
@@ -129,6 +130,13 @@ class SeparabilityEffects:
                          "better": better})  # fmt: skip
         return pd.DataFrame(rows)
 
+    @property
+    def trust(self) -> Trust:
+        """Whether the trained SAEs fit held-out text, in every training."""
+        text = {"concept": "held-out text", "tokens": "content"}
+        rows = self.runs.assign(autoencoder=self.runs["kind"].map(KINDS), **text)
+        return Trust.of(rows.to_dict("records"), KINDS.values())
+
     @cached_property
     def claims(self) -> list[Claim]:
         """A finding per claim, kind and positive strength.
@@ -146,7 +154,7 @@ class SeparabilityEffects:
                 strength = f"strength {row['strength']:g}"
                 case = {"autoencoder": KINDS[row["kind"]], "condition": strength}
                 claims.append(Claim.of(id, estimate, verdict, statistic=statistic, **case))
-        return claims
+        return self.trust.withheld(claims)
 
     @property
     def table(self) -> pd.DataFrame:

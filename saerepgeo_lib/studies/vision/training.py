@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from saerepgeo_lib.activations.latents import fvu
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs
 from saerepgeo_lib.activations.residual_stream import run_to_hook
-from saerepgeo_lib.activations.saes import CARD_FILE, check_sha256, load_sae
+from saerepgeo_lib.activations.sae_files import CARD_FILE, check_sha256
+from saerepgeo_lib.activations.saes import load_sae
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import atomic_folder, data_dir, read_json, sha256_file, write_json
 from saerepgeo_lib.studies.training import Recipe, fired, save, train
