@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup book test lint bench saes clean
+.PHONY: setup book test lint bench saes wheels clean
 
 setup: $(VENV)/.test
 
@@ -42,6 +42,15 @@ bench: $(VENV)/.bench
 # Train the shipped autoencoders again (needs WordNet: Debian's wordnet-base). Resumable.
 saes: $(VENV)/.run
 	$(BIN)/saerepgeo train
+
+# Are there wheels of all pins for every Python that pyproject.toml names? Installs nothing.
+PYTHONS ?= 3.11 3.12 3.13
+wheels: $(BIN)/python
+	set -e; for version in $(PYTHONS); do \
+		$(BIN)/python -m pip install --quiet --dry-run --no-deps --only-binary=:all: \
+			--python-version $$version --target _build/wheels -r constraints.txt; \
+		echo "Python $$version: every pin has a wheel"; \
+	done
 
 clean:
 	rm -rf _build

@@ -35,6 +35,17 @@ def test_environment_yml_and_pyproject_name_the_same_packages():
     assert sorted(pip[1:]) == sorted(line for line in declared if "saerepgeo-lib[" not in line)
 
 
+def test_the_versions_of_python_are_named_alike_everywhere():
+    """In the classifiers, the Makefile and the weekly workflow; the README names each."""
+    names = [c.rpartition(" ")[2] for c in project()["classifiers"] if "Python :: 3." in c]
+    assert project()["requires-python"] == f">={names[0]}"
+    (checked,) = re.findall(r"^PYTHONS \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    weekly = yaml.safe_load((ROOT / ".github" / "workflows" / "weekly.yml").read_text())
+    matrix = weekly["jobs"]["cold"]["strategy"]["matrix"]["python"]
+    assert names == checked.split() == matrix
+    assert all(name in README for name in names)
+
+
 def distributions(requirements):
     names = (re.match(r"[\w.-]+", line)[0] for line in requirements)
     return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
