@@ -48,9 +48,7 @@ preset: str = "minilm"  # gpt2-small, pythia-70m, gemma-2-2b; or your SAE: RELEA
 model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
 concept: str = "months"  # one concept
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
-function_words: str = (
-    "english"  # list of function words that are masked: english, german, ..., or none
-)
+function_words: str = "english"  # function words that are masked: english, german, ..., or none
 min_cluster_size: int = 10  # fewest tokens of a cluster
 mse_weight: float = 1.0  # lambda: weight of the error in the gradients' objectives
 n_steps: int = 40  # steps of a gradient path

@@ -29,7 +29,7 @@ def page_model(record: Record) -> ModelWithSAEs:
 def left_out_table(record: Record, acts: Iterable[TokenActivations]) -> Styler:
     """The table of masked words as a page shows it; the record gets it as "left_out"."""
     record.tables["left_out"] = table = left_out_words(acts)
-    return table.style.format(escape="html").hide(axis="index")
+    return table.style.hide(axis="index")
 
 
 def page_trust(record: Record, acts: Iterable[TokenActivations]) -> Trust:
