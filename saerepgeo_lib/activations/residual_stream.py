@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saerepgeo_lib.activations.bridges import check_finite, check_ids
 from saerepgeo_lib.activations.tokens import Tokens
 from saerepgeo_lib.errors import UserError, choose, nearest
 
@@ -46,6 +47,7 @@ def run_to_hook(
     def catch(x: Any, *, hook: Any) -> None:
         raise _Caught(x[0] if isinstance(x, tuple) else x)
 
+    check_ids(model, ids)
     device = model.cfg.device
     with ExitStack() as hooks:
         try:
@@ -86,7 +88,9 @@ def content_residuals(
         for row, (p, t) in enumerate(tokens.content.nonzero().tolist())
     ]
     order = torch.cat(places).argsort()
-    return torch.cat(parts)[order[rows_of]]
+    x = torch.cat(parts)[order[rows_of]]
+    check_finite(x, f"the residual stream at {hook}", dtype=model.cfg.dtype)
+    return x
 
 
 def float64(x: Tensor) -> Tensor:
