@@ -11,18 +11,13 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
+from saerepgeo_lib.activations.residual_stream import REMEDY, check_ids
 from saerepgeo_lib.activations.tokens import pad
 from saerepgeo_lib.errors import UserError
 
 TOLERANCE = 1e-3  # of a token's norm; rounding alone is far below it in float32
 _TEXT = "The snow melts in January, and from then on the days are longer than 1 night."
 _N_TOKENS, _N_CUT = 12, 7
-_REMEDY = {
-    torch.float16: "float16, which ends at 65,504; load the model in dtype 'float32' or 'bfloat16'",
-    torch.bfloat16: "bfloat16; load the model in dtype 'float32', and if they still are, compare "
-                    "its files with the original",
-    torch.float32: "float32; compare the model's files with the original",
-}  # fmt: skip
 _ROUNDING = 8  # units in the last place that other orders of the same operations may add up to
 # What transformers and TransformerLens raise for a model that they cannot run.
 FAULTS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError)
@@ -54,26 +49,8 @@ def check_weights(model: TransformerBridge) -> None:
             raise UserError(
                 f"{n:,} of {weight.numel():,} values of the model's weight "
                 f"{name.replace('_original_component.', '')} are NaN or infinite in "
-                f"{_REMEDY[weight.dtype]}"
+                f"{REMEDY[weight.dtype]}"
             )
-
-
-def check_finite(x: Float[Tensor, "rows d"], what: str, *, dtype: torch.dtype) -> None:
-    """Refuse NaN and infinity, told by the number of rows, where the model computed in `dtype`."""
-    if n := int((~x.isfinite().all(1)).sum()):
-        raise UserError(
-            f"{n:,} of {len(x):,} rows of {what} are NaN or infinite in {_REMEDY[dtype]}"
-        )
-
-
-def check_ids(model: Any, ids: Int[Tensor, "..."]) -> None:
-    """Refuse token ids for which the model's embedding has no row."""
-    rows = model.cfg.d_vocab
-    if ids.numel() and int(ids.max()) >= rows:
-        raise UserError(
-            f"the tokenizer gives the token id {int(ids.max())}, but the model's embedding has "
-            f"{rows} rows, 0 to {rows - 1}: that tokenizer belongs to another model"
-        )
 
 
 @contextmanager

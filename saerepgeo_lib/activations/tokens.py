@@ -77,6 +77,8 @@ def tokenize(
     longer than the model's context `n_ctx`, for one that is the same to the tokenizer as another,
     for one in which nothing but masked tokens is left, and for an entity that is unknown.
     """
+    from saerepgeo_lib.activations.tokenizers import check_reading  # transformers takes seconds
+
     texts = [prompt.text for prompt in concept.prompts]
     check_reading(tokenizer, texts)
     rows, offsets = encode_texts(tokenizer, texts, prepend_bos=prepend_bos)
