@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saerepgeo_lib.activations.models import DTYPES, best_device, load_model
+from transformer_lens.model_bridge import TransformerBridge
+
+from saerepgeo_lib.activations.models import DTYPES, best_device, check_bridge, load_model
 from saerepgeo_lib.activations.prompts import Concept, load_concept
 from saerepgeo_lib.activations.sae_files import (
     PRESETS,
@@ -46,6 +48,8 @@ class ModelWithSAEs:
             raise UserError("give at least one autoencoder: {label: SAE}")
         if numbered := [label for label in self.saes if " #" in label]:
             raise UserError(f"' #' numbers draws of random SAEs; give other labels for {numbered}")
+        if self.load is None and isinstance(self.model, TransformerBridge):
+            check_bridge(self.model)
         width = self.model.cfg.d_model
         for label, sae in self.saes.items():
             check_sae(sae, label)

@@ -1,6 +1,7 @@
 """Language models: found, verified and loaded as TransformerLens bridges."""
 
 import importlib.metadata
+import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -10,8 +11,17 @@ from typing import Any
 import torch
 from huggingface_hub.errors import GatedRepoError
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerBase
 from transformers.activations import ACT2FN, NewGELUActivation
 
+from saerepgeo_lib.activations.bridges import (
+    FAULTS,
+    Stream,
+    check_stream,
+    check_weights,
+    true_stream,
+)
+from saerepgeo_lib.activations.tokenizers import forget_invented_tokens
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.files import sha256_file
 
@@ -98,15 +108,20 @@ def load_model(
         drawn = nullcontext() if random_state is None else seeded(random_state, device=device)
         with warnings.catch_warnings(), drawn:
             warnings.simplefilter("ignore")
-            model = TransformerBridge.boot_transformers(
-                source, device=device, load_weights=random_state is None, **boot
-            )
+            with _no_installs():
+                model = TransformerBridge.boot_transformers(
+                    source, device=device, load_weights=random_state is None, **boot
+                )
+            true = trusted(model, revision=boot.get("revision"))
             if any(fold.values()):
                 model.enable_compatibility_mode(disable_warnings=True, **fold)
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except (*FAULTS, OSError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        why = f"{reason} ({_advice(name, error)})"
-        raise UserError(f"cannot load the model {name!r}: {why}") from error
+        reason = reason.partition(" Available architectures")[0]  # all 150 of them
+        advice = f" ({_advice(name, error)})" if isinstance(error, OSError) else ""
+        raise UserError(f"cannot load the model {name!r}: {reason}{advice}") from error
     for module in list(model.modules()):  # one operation for eight: the same up to rounding
         for child_name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -114,7 +129,52 @@ def load_model(
     if embedded:
         model.cfg.model_name = MINILM  # a record tells what model it is, not where it lay
     model.eval()
+    check_stream(model, true, centred=fold["center_writing_weights"])
     return model
+
+
+def check_bridge(model: TransformerBridge) -> None:
+    """As for a model that `load_model` loads, for a bridge of the user's: its weights, tokenizer
+    and residual stream. Processed weights change the stream on purpose and cannot be checked.
+    """
+    true = trusted(model)
+    if not model.compatibility_mode:
+        check_stream(model, true)
+
+
+def trusted(model: TransformerBridge, *, revision: str | None = None) -> Stream:
+    """The true residual stream of a few tokens, for a model with finite weights.
+
+    The tokenizer loses what TransformerLens made up, and `attention_dir` says what is.
+    """
+    model.eval()
+    check_weights(model)
+    if isinstance(model.tokenizer, PreTrainedTokenizerBase):
+        model.tokenizer.init_kwargs.setdefault("revision", revision)
+        config = model.original_model.config.get_text_config()
+        forget_invented_tokens(
+            model.tokenizer, n_rows=model.cfg.d_vocab, bos_id=getattr(config, "bos_token_id", None)
+        )
+    true = true_stream(model)
+    model.cfg.attention_dir = "causal" if true.is_causal else "bidirectional"
+    return true
+
+
+@contextmanager
+def _no_installs() -> Iterator[None]:
+    """TransformerLens installs torchvision, and with it another torch, to load the processor of
+    pictures; the text part of a model needs none.
+    """
+    real = subprocess.check_call
+
+    def refuse(*given: Any, **options: Any) -> int:
+        raise OSError("nothing is installed while a model is loaded")
+
+    subprocess.check_call = refuse
+    try:
+        yield
+    finally:
+        subprocess.check_call = real
 
 
 def _advice(name: str, error: BaseException | None) -> str:

@@ -13,6 +13,12 @@ from saerepgeo_lib.activations.tokens import Tokens
 from saerepgeo_lib.errors import UserError, choose, nearest
 
 NoiseScaling = Literal["relative", "absolute"]
+REMEDY = {  # for NaN and infinity, by what a model computes in
+    torch.float16: "float16, which ends at 65,504; load the model in dtype 'float32' or 'bfloat16'",
+    torch.bfloat16: "bfloat16; load the model in dtype 'float32', and if they still are, compare "
+                    "its files with the original",
+    torch.float32: "float32; compare the model's files with the original",
+}  # fmt: skip
 
 
 def is_causal(model: Any) -> bool:
@@ -46,6 +52,7 @@ def run_to_hook(
     def catch(x: Any, *, hook: Any) -> None:
         raise _Caught(x[0] if isinstance(x, tuple) else x)
 
+    check_ids(model, ids)
     device = model.cfg.device
     with ExitStack() as hooks:
         try:
@@ -86,7 +93,27 @@ def content_residuals(
         for row, (p, t) in enumerate(tokens.content.nonzero().tolist())
     ]
     order = torch.cat(places).argsort()
-    return torch.cat(parts)[order[rows_of]]
+    x = torch.cat(parts)[order[rows_of]]
+    check_finite(x, f"the residual stream at {hook}", dtype=model.cfg.dtype)
+    return x
+
+
+def check_finite(x: Float[Tensor, "rows d"], what: str, *, dtype: torch.dtype) -> None:
+    """Refuse NaN and infinity, told by the number of rows, where the model computed in `dtype`."""
+    if n := int((~x.isfinite().all(1)).sum()):
+        raise UserError(
+            f"{n:,} of {len(x):,} rows of {what} are NaN or infinite in {REMEDY[dtype]}"
+        )
+
+
+def check_ids(model: Any, ids: Int[Tensor, "..."]) -> None:
+    """Refuse token ids for which the model's embedding has no row."""
+    rows = model.cfg.d_vocab
+    if ids.numel() and int(ids.max()) >= rows:
+        raise UserError(
+            f"the tokenizer gives the token id {int(ids.max())}, but the model's embedding has "
+            f"{rows} rows, 0 to {rows - 1}: that tokenizer belongs to another model"
+        )
 
 
 def float64(x: Tensor) -> Tensor:

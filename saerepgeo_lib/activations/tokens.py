@@ -48,7 +48,11 @@ def encode_texts(
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     if prepend_bos and not adds_specials:
         if tokenizer.bos_token_id is None:
-            raise UserError("the SAE wants a BOS token in front, but the tokenizer has none")
+            raise UserError(
+                "the SAE wants a BOS token in front, but the tokenizer has none: name it as "
+                "bos_token in the model's tokenizer_config.json if there is one; if the SAE was "
+                "trained without, set prepend_bos to false in its metadata"
+            )
         ids = [[tokenizer.bos_token_id, *row] for row in ids]
         offsets = [[(0, 0), *row] for row in offsets]
     return ids, offsets
@@ -73,7 +77,10 @@ def tokenize(
     longer than the model's context `n_ctx`, for one that is the same to the tokenizer as another,
     for one in which nothing but masked tokens is left, and for an entity that is unknown.
     """
+    from saerepgeo_lib.activations.tokenizers import check_reading  # transformers takes seconds
+
     texts = [prompt.text for prompt in concept.prompts]
+    check_reading(tokenizer, texts)
     rows, offsets = encode_texts(tokenizer, texts, prepend_bos=prepend_bos)
     masked = {"function word": function_words(functions),
               "template word": frozenset(map(key, concept.template_words))}  # fmt: skip

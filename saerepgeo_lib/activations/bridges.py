@@ -1,0 +1,165 @@
+"""A bridge held against transformers: the model inside it, run without the bridge."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+from saerepgeo_lib.activations.residual_stream import REMEDY, check_ids
+from saerepgeo_lib.activations.tokens import pad
+from saerepgeo_lib.errors import UserError
+
+TOLERANCE = 1e-3  # of a token's norm; rounding alone is far below it in float32
+_TEXT = "The snow melts in January, and from then on the days are longer than 1 night."
+_N_TOKENS, _N_CUT = 12, 7
+_ROUNDING = 8  # units in the last place that other orders of the same operations may add up to
+# What transformers and TransformerLens raise for a model that they cannot run.
+FAULTS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, AssertionError)
+_ADVICE = ("choose a model of an architecture that agrees ('How to read' lists those that do not), "
+           "or another version of transformer_lens")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What transformers itself gives after each block for a few tokens (`whole`), and for the first
+    of these alone (`cut`): by the number of the block.
+    """
+
+    ids: Int[Tensor, " positions"]
+    whole: dict[int, Float[Tensor, "positions d"]]
+    cut: dict[int, Float[Tensor, "cut d"]]
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether tokens see only those before them: what follows then changes nothing."""
+        return all(difference(x, self.whole[i][: len(x)]) < TOLERANCE for i, x in self.cut.items())
+
+
+def check_weights(model: TransformerBridge) -> None:
+    """Refuse weights that hold NaN or infinity, as a damaged file or a cast to float16 gives."""
+    for name, weight in model.original_model.named_parameters():
+        if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+            n = int((~weight.isfinite()).sum())
+            raise UserError(
+                f"{n:,} of {weight.numel():,} values of the model's weight "
+                f"{name.replace('_original_component.', '')} are NaN or infinite in "
+                f"{REMEDY[weight.dtype]}"
+            )
+
+
+@contextmanager
+def unhooked(model: TransformerBridge) -> Iterator[nn.Module]:
+    """The model of transformers in the bridge, with its own modules in the places of the bridge's.
+
+    The weights are shared, so nothing is loaded again; afterwards all is as it was.
+    """
+    replaced: list[tuple[nn.Module, str, nn.Module | None]] = []
+
+    def unwrap(parent: nn.Module) -> None:
+        for name, child in list(parent._modules.items()):
+            inner: Any = child
+            while isinstance(inner, GeneralizedComponent):
+                inner = inner.original_component
+            if inner is not child:
+                replaced.append((parent, name, child))
+                parent._modules[name] = inner
+            if inner is not None:
+                unwrap(inner)
+
+    unwrap(model.original_model)
+    try:
+        yield model.original_model
+    finally:
+        for parent, name, child in replaced:
+            parent._modules[name] = child
+
+
+@torch.no_grad()
+def true_stream(model: TransformerBridge) -> Stream:
+    """The residual stream of a few tokens as transformers gives it. Raises UserError if the model
+    has no one stack of blocks that reads text.
+    """
+    kind = model.cfg.architecture
+    blocks = model.adapter.component_mapping.get("blocks")
+    if blocks is None or model.tokenizer is None:
+        raise UserError(
+            f"{kind} has no one stack of blocks through which a text's residual stream runs (it "
+            "has several, or reads pictures or sound); choose a language model that has one"
+        )
+    ids = torch.tensor(model.tokenizer(_TEXT, add_special_tokens=False)["input_ids"][:_N_TOKENS])
+    if len(ids) < _N_TOKENS:  # the tokenizer knows hardly a word of that
+        ids = torch.arange(min(_N_TOKENS, model.cfg.d_vocab))
+    check_ids(model, ids)
+    streams: list[dict[int, Tensor]] = []
+    with unhooked(model) as inner:
+        layers: Any = inner.get_submodule(blocks.name)
+        for row in (ids, ids[:_N_CUT]):
+            stream: dict[int, Tensor] = {}
+
+            def note(layer: Any, given: Any, x: Any, *, stream: dict[int, Tensor] = stream) -> None:
+                stream[len(stream)] = (x if isinstance(x, Tensor) else x[0])[0].float().cpu()
+
+            hooks = [layer.register_forward_hook(note) for layer in layers]
+            row = row[None].to(model.cfg.device)
+            try:
+                inner(input_ids=row, attention_mask=torch.ones_like(row))
+            except FAULTS as error:
+                raise UserError(f"transformers cannot run this {kind}: {error}") from error
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if any(x.shape != (row.shape[1], model.cfg.d_model) for x in stream.values()):
+                raise UserError(
+                    f"{kind} has no one residual stream: its blocks give {stream[0].shape[1:]} "
+                    f"numbers a token, not {model.cfg.d_model}; choose another model"
+                )
+            streams.append(stream)
+    return Stream(ids, *streams)
+
+
+@torch.no_grad()
+def check_stream(model: TransformerBridge, true: Stream, *, centred: bool = False) -> None:
+    """Refuse a bridge that does not give the `true` residual stream at each block's output, alone
+    or beside padding; `centred` where the mean over components may have been taken from it.
+    """
+    kind, found = model.cfg.architecture, {}
+
+    def note(x: Any, *, hook: Any) -> None:
+        found[hook.name] = (x if isinstance(x, Tensor) else x[0]).float().cpu()
+
+    rows = true.ids.tolist()
+    names = {i: f"blocks.{i}.hook_out" for i in true.whole}
+    ids, attention = (x.to(model.cfg.device) for x in pad([rows, rows[:_N_CUT]], 0))
+    try:
+        with model.hooks(fwd_hooks=[(name, note) for name in names.values()]):
+            model(ids, attention_mask=attention.long())
+    except FAULTS as error:
+        raise UserError(f"TransformerLens cannot run this {kind}: {error}") from error
+    if missing := sorted(set(names.values()) - set(found)):
+        raise UserError(f"TransformerLens computes no {missing[0]} of this {kind}; {_ADVICE}")
+    allowed = max(TOLERANCE, _ROUNDING * torch.finfo(model.cfg.dtype).eps)
+    for i, name in names.items():
+        for x, y in zip(found[name], (true.whole[i], true.cut[i]), strict=True):
+            x = x[: len(y)]
+            off = difference(x, y)
+            if centred:
+                off = min(off, difference(x, y - y.mean(-1, keepdim=True)))
+            if not off <= allowed:
+                raise UserError(
+                    f"the residual stream that TransformerLens gives for this {kind} is not the "
+                    f"model's: {name} differs from transformers by {off:.2g} of a token's norm "
+                    f"(allowed: {allowed:.2g}); {_ADVICE}"
+                )
+
+
+def difference(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:
+    """The largest |x - y| / |y| of a row, over the rows in which y is finite."""
+    off = (x - y).norm(dim=-1) / y.norm(dim=-1).clamp_min(1e-30)
+    kept = off[y.isfinite().all(-1)].nan_to_num(torch.inf)
+    return kept.max().item() if len(kept) else 0.0
