@@ -9,13 +9,8 @@ from typing import Any
 
 from saerepgeo_lib.activations.models import DTYPES, best_device, load_model
 from saerepgeo_lib.activations.prompts import Concept, load_concept
-from saerepgeo_lib.activations.sae_files import (
-    PRESETS,
-    Preset,
-    check_preset,
-    is_outside,
-    same_place,
-)
+from saerepgeo_lib.activations.sae_config import is_outside, same_place
+from saerepgeo_lib.activations.sae_files import PRESETS, Preset, check_preset
 from saerepgeo_lib.activations.saes import check_sae, load_sae, named
 from saerepgeo_lib.activations.token_activations import Positions, TokenActivations, read_concept
 from saerepgeo_lib.errors import UserError, choose
