@@ -11,7 +11,7 @@ from conftest import HOOK
 from refusals import refused
 from safetensors.torch import load_file, save_file
 
-from saerepgeo_lib.activations import sae_files
+from saerepgeo_lib.activations import sae_config, sae_files
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs, load
 from saerepgeo_lib.activations.saes import check_sae, load_sae, search_saes
 
@@ -66,6 +66,15 @@ REFUSED = [
     (V6 | K | {"metadata": [1]}, r"metadata in cfg.json must be an object, got \[1\]"),
     (V6 | K | {"sae_lens_version": "latest"}, "'latest' is no version number"),
     ([V6], "cfg.json must be an object"),
+    (OLD | TOPK | {"activation_fn_kwargs": "k=4"}, "activation_fn_kwargs in .* must be an object"),
+    (OLD | {"activation_fn_str": ["topk"]}, "activation_fn_str in cfg.json must be a text"),
+    (OLD | {"activation_fn_str": "TopK"}, "'TopK' is not known"),
+    (V6 | K | {"architecture": 5}, "architecture in cfg.json must be a text, got 5"),
+    (V6 | K | {"apply_b_dec_to_input": "false"}, "must be true or false, got 'false'"),
+    (V6 | K | {"metadata": {"prepend_bos": "no"}}, "prepend_bos.*true or false, got 'no'"),
+    (V6 | K | {"metadata": {"hook_name": 4}}, "hook_name in cfg.json must be a text"),
+    (V6 | K | {"normalize_activations": ["none"]}, "normalize_activations.*must be a text"),
+    (V6 | {"architecture": "jumprelu"}, "needs a threshold, and there is none"),
     *((at(hook), "choose an SAE of the residual stream")
       for hook in ("blocks.1.mlp.hook_post", "blocks.1.hook_mlp_out", "blocks.1.hook_attn_out",
                    "blocks.1.attn.hook_z", "blocks.1.ln2.hook_normalized")),
@@ -155,6 +164,12 @@ def test_files_are_checked_without_what_is_heavy(folder):
     assert done.stdout.endswith("set()\n")
 
 
+def test_weights_that_were_cut_short_are_told_from_their_header(folder):
+    weights = folder / sae_files.WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-8])
+    refused("cut short, or changed: .* bytes, expected", sae_files.check_folder, folder)
+
+
 def test_hooks_of_one_place():
     for one, other, same in (
         ("blocks.3.hook_out", "blocks.3.hook_resid_post", True),
@@ -162,7 +177,7 @@ def test_hooks_of_one_place():
         ("blocks.3.hook_in", "blocks.4.hook_in", False),
         ("blocks.3.hook_out", "blocks.13.hook_out", False), ("hook_embed", "hook_embed", True),
     ):  # fmt: skip
-        assert sae_files.same_place(one, other) == same
+        assert sae_config.same_place(one, other) == same
 
 
 def test_the_list_of_saes_says_which_cannot_be_used():

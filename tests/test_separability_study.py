@@ -191,8 +191,10 @@ def grid_of(factor=0.9, l0=50.0, accuracy=(0.1, 0.12, 0.11)):
     for seed in range(3):
         points += [run("standard", 0.0, seed, x, line(x, seed), x) for x in (80.0, 30.0, 45.0)]
         points.append(run("standard", 5.0, seed, l0, factor * line(l0, seed), AEDP=1.2))
-        points.append(run("topk", 0.0, seed, 32.0, 0.2 + seed))
-        points.append(run("topk", 5.0, seed, 32.0, 0.2 + seed, probing=0.5 + 2 * accuracy[seed]))
+        points.append(run("topk", 0.0, seed, 32.0, 0.2 + seed / 10))
+        points.append(
+            run("topk", 5.0, seed, 32.0, 0.2 + seed / 10, probing=0.5 + 2 * accuracy[seed])
+        )
     return runs_table(points)
 
 

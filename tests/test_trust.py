@@ -87,7 +87,7 @@ def test_what_is_in_doubt(rows, withheld):
     found = Trust.of(rows, ["A"])
     claims = [finding(autoencoder="A", tokens=tokens) for tokens in ("content", "entity")]
     assert tuple(c.verdict != "holds" for c in found.withheld(claims)) == withheld
-    assert any(d.reason in found.text for d in found.doubts) == bool(found.doubts)
+    assert any(d.reason[:14] in found.text for d in found.doubts) == bool(found.doubts)
     careful = any(0.15 < r["FVU"] < 1 for r in rows)
     assert ("Read with care" in found.text) == careful
     assert ("Every SAE explains at least 85 %" in found.text) == (not careful and not found.doubts)
@@ -141,9 +141,9 @@ def test_the_three_results_say_the_doubt_when_they_are_shown(minilm, good, bad, 
 SMALL = {
     "stratified_manifold": {"noise_levels": [0.0, 0.1], "n_seeds": 7, "max_slots": 1},
     "representation_structure": {"n_random": 1, "n_groups": 3, "n_umap_concepts": 0},
-    "intervention": {"n_steps": 4, "n_walks": 1, "n_bootstrap": 40, "n_groups": 4,
-                     "n_downstream": 0, "min_cluster_size": 5},
-    "differences": {"n_steps": 4, "n_walks": 1},
+    "intervention": {"n_steps": 2, "n_walks": 1, "n_bootstrap": 40, "n_groups": 3,
+                     "n_downstream": 0, "grouping": "entities"},
+    "differences": {"n_steps": 2, "n_walks": 1, "min_cluster_size": 5},
 }  # fmt: skip
 
 
@@ -155,9 +155,9 @@ def folder(bad, tmp_path):
 
 
 def said_of_sae(record):
-    """Verdicts and reasons of claims that rest on the SAE, pooled ones among them."""
+    """Verdicts of claims that rest on the SAE, pooled ones among them, and how reasons begin."""
     mine = [c for c in record["claims"] if c["autoencoder"] in ("TopK SAE", "")]
-    return {(c["verdict"], c["reason"]) for c in mine}
+    return {(c["verdict"], c["reason"][:21]) for c in mine}
 
 
 @pytest.mark.slow
@@ -169,14 +169,13 @@ def test_pages_withhold_what_rests_on_an_sae_that_learned_nothing(
     shown, record = run_page(page, tmp_path, **given)
     assert record["tables"]["fit"]["autoencoder"] == ["TopK SAE"] * 2
     if page == "differences":
-        assert shown[-2].data.startswith("Withheld. TopK SAE does not fit the entity tokens")
+        assert any("Withheld. TopK SAE does not fit" in getattr(s, "data", "") for s in shown)
         assert "changes" not in record["tables"]["findings"]
         return
-    ((verdict, reason),) = said_of_sae(record)
-    assert verdict == "cannot be tested here" and "TopK SAE does not fit the entity" in reason
-    _, asked = run_page(page, tmp_path, **given, judge_anyway="TopK SAE")
-    said = {verdict for verdict, reason in said_of_sae(asked) if "does not fit" not in reason}
-    assert said & {"holds", "holds in part", "does not hold"} and len(said) > 0
+    assert said_of_sae(record) == {("cannot be tested here", "TopK SAE does not fit")}
+    if page == "representation_structure":
+        _, asked = run_page(page, tmp_path, **given, judge_anyway="TopK SAE")
+        assert ("does not hold", "") in said_of_sae(asked)
 
 
 @pytest.mark.slow

@@ -11,13 +11,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from saerepgeo_lib.activations.models import DTYPES, best_device, check_bridge, load_model
 from saerepgeo_lib.activations.prompts import Concept, load_concept
-from saerepgeo_lib.activations.sae_files import (
-    PRESETS,
-    Preset,
-    check_preset,
-    is_outside,
-    same_place,
-)
+from saerepgeo_lib.activations.sae_config import is_outside, same_place
+from saerepgeo_lib.activations.sae_files import PRESETS, Preset, check_preset
 from saerepgeo_lib.activations.saes import check_sae, load_sae, named
 from saerepgeo_lib.activations.token_activations import Positions, TokenActivations, read_concept
 from saerepgeo_lib.errors import UserError, choose

@@ -19,16 +19,18 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from safetensors import SafetensorError
 from transformer_lens.supported_models import MODEL_ALIASES
 
-from saerepgeo_lib.activations.sae_files import (
+from saerepgeo_lib.activations.sae_config import (
     TOPK,
     check_config,
-    check_folder,
     check_k,
     check_kind,
     check_normalisation,
+    for_saelens,
+)
+from saerepgeo_lib.activations.sae_files import (
+    check_folder,
     check_shapes,
     folder_of,
-    for_saelens,
     is_release,
 )
 from saerepgeo_lib.errors import UserError, choose, nearest

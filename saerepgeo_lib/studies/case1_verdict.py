@@ -152,7 +152,7 @@ def rank_verdict_text(claims: Sequence[Claim]) -> str:
         )
     for c in (c for c in claims if c.id == "case1-stratified"):
         case = f"{plain(c.concept)}{' (entity)' * (c.tokens == 'entity')}"
-        why = c.reason if np.isnan(c.value) else (
+        why = plain(c.reason) if np.isnan(c.value) else (
             f"Weakest difference, {plain(f'{c.autoencoder} minus {c.against}')}: {c.value:+.2f} "
             f"(95 % interval {c.low:+.2f} to {c.high:+.2f}, p = {c.p:.3f}, n = {c.n} seeds)."
         )  # fmt: skip

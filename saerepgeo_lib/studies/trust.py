@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saerepgeo_lib.activations.latents import encode, fit_on
 from saerepgeo_lib.activations.prompts import names_in
-from saerepgeo_lib.activations.sae_files import same_place
+from saerepgeo_lib.activations.sae_config import same_place
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import choose
 from saerepgeo_lib.stats.claims import Claim
