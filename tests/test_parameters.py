@@ -11,6 +11,7 @@ import papermill
 import pytest
 from refusals import refused
 
+from saerepgeo_lib.activations.models import DTYPES
 from saerepgeo_lib.companion import parameters
 from saerepgeo_lib.companion.cli import main
 from saerepgeo_lib.companion.notebooks import (
@@ -225,6 +226,11 @@ def test_no_page_reads_a_parameter_before_it_is_checked():
         ("stratified_manifold", "noise_levels", [[1, 0], [0], [0, 0, 1], [0, float("inf")],
                                                  [0, float("nan")], []], [[0, 1]]),
         ("stratified_manifold", "n_seeds", [1], [2]),
+        ("stratified_manifold", "max_slots", [0], [1]),
+        ("stratified_manifold", "seed", [-1], [0]),
+        ("stratified_manifold", "dtype", ["float64", "half"], DTYPES),
+        ("beyond_language", "n_per_class", [2], [3]),
+        ("intervention", "n_downstream", [-1], [0]),
         ("stratified_manifold", "rank_rule", ["permutation"], RULES),
         ("stratified_manifold", "rank_mode", [0, 4], MODES),
         ("stratified_manifold", "tau", [0.0, 1.0, float("nan")], [0.5]),

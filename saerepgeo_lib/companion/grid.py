@@ -20,8 +20,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from saerepgeo_lib.companion.inputs import TOGETHER, check_inputs
 from saerepgeo_lib.companion.notebooks import find_notebook, read_parameters
-from saerepgeo_lib.companion.parameters import Parameter, check_value, refuse_secret
+from saerepgeo_lib.companion.parameters import Parameter, check_limits, check_value, refuse_secret
 from saerepgeo_lib.errors import UserError, explained, nearest
 from saerepgeo_lib.files import read_as, sha256_json
 
@@ -100,7 +101,30 @@ def read_grid(path: Path) -> Grid:
                 raise UserError(f"parameter {name!r} stands in {owners[name]} too; leave one")
     except UserError as error:
         raise UserError(f"{path}: {section}{place}: {error}") from None
-    return Grid(path, {source: _axes(file, parameters) for source, parameters in declared.items()})
+    grid = Grid(path, {source: _axes(file, parameters) for source, parameters in declared.items()})
+    for source, axes in grid.axes.items():
+        defaults = {name: p.default for name, p in declared[source].items()}
+        _check_together(grid.path, source.stem, defaults, axes)
+    return grid
+
+
+def _check_together(path: Path, page: str, defaults: _Values, axes: list[list[_Values]]) -> None:
+    """Refuse a grid with a point that its page could not use, so far as values and files tell."""
+
+    def shared(point: _Values) -> _Values:
+        return {name: value for name, value in point.items() if name in TOGETHER}
+
+    few = [{sha256_json(shared(point)): shared(point) for point in axis}.values() for axis in axes]
+    alone = (point for axis in axes for point in axis)
+    together = (
+        {k: v for part in choice for k, v in part.items()} for choice in itertools.product(*few)
+    )
+    for check, points in ((check_limits, alone), (check_inputs, together)):
+        for point in points:
+            try:
+                check(page, defaults | point)
+            except UserError as error:
+                raise UserError(f"{path}: {page} with {point}: {error}") from None
 
 
 def _check(name: str, value: Any, declared: list[_Declared], *, axis: bool) -> None:

@@ -148,6 +148,7 @@ _LIMITS: dict[str, Limit] = {
     "step": _POSITIVE, "replicates": 2, "null_draws": 2, "max_bias": _POSITIVE,
     "max_spread": _POSITIVE, "live_samples": 10_000, "live_strength": 0,
     "grouping": ("clusters", "entities"), "noise_scaling": ("relative", "absolute"),
+    "dtype": ("float32", "bfloat16", "float16"), "seed": 0, "max_slots": 1, "n_downstream": 0,
     "positions": ("content", "entity"), "rank_rule": _RULES, "rank_mode": (1, 2, 3),
     "function_words": {"none, or a language with a list, such as english or german":
                        lambda value: value in languages()},
@@ -160,6 +161,7 @@ _LIMITS: dict[str, Limit] = {
     "tau": {"strictly between 0 and 1": lambda value: 0 < value < 1},
 }  # fmt: skip
 _LIMITS_OF_PAGES: dict[str, dict[str, Limit]] = {
+    "beyond_language": {"n_per_class": 3},
     "cone_of_sspd_matrices": {"n": 3, "n_draws": 20},
     "differences": {"concept": {"one name": lambda value: len(_names(value)) == 1}},
     "noise_and_rank": {"planted_rank": (1, 2, 3, 4, 5, 6), "width": 32, "n_draws": 50},

@@ -18,6 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import Dict
 from traitlets.config import Config
 
+from saerepgeo_lib.companion.inputs import check_inputs
 from saerepgeo_lib.companion.notebooks import (
     as_ipynb,
     find_notebook,
@@ -111,10 +112,14 @@ def find_run(source: Path, parameters: dict[str, Any], *, out: Path, cwd: Path) 
 def run(name: str, given: list[tuple[str, str]], **options: Any) -> Run:
     """`run_notebook` with a notebook's name and with parameters as texts.
 
-    A run that is found gets the source's present prose, captions and alt texts.
+    What the parameters name in files is checked before a kernel starts. A run that is found gets
+    the source's present prose, captions and alt texts.
     """
     source = find_notebook(name)
-    result = run_notebook(source, parse_parameters(source, given), **options)
+    parameters = parse_parameters(source, given)
+    defaults = {name: p.default for name, p in read_parameters(source).items()}
+    check_inputs(source.stem, defaults | parameters)
+    result = run_notebook(source, parameters, **options)
     if result.cached:
         with held_lock(result.lock):
             renew_prose(result.notebook, source)

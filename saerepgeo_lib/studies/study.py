@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from saerepgeo_lib.errors import UserError
@@ -53,6 +52,8 @@ def run_study(name: str, study: Study, *, work: Path, out: Path, device: str) ->
 
     A point that another process holds is left to it; None if that leaves some without a result.
     """
+    import torch  # who only reads results has no need of it
+
     folder = work / "studies" / name
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{sha256_json(asdict(point))[:16]}.json" for point in study.points]
