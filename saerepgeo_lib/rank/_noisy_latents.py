@@ -167,7 +167,7 @@ def permuted_latents(
     def permuted_at(scale: float) -> Latents:
         latents = latents_at(scale)
         values = torch.empty_like(latents.values)
-        n_columns = max(1, IN_CACHE // len(x))  # of 64-bit places at once
+        n_columns = max(1, IN_CACHE // max(1, len(x)))  # of 64-bit places at once
         for some in batches_of(values.shape[1], n_columns):
             order = orders[latents.features[some]].T.long()
             values[:, some] = latents.values[:, some].gather(0, order)

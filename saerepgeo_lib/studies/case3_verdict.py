@@ -298,9 +298,8 @@ def downstream_text(effects: pd.DataFrame, name: str) -> str:
         return "Skipped: n_downstream is 0."
     lines = []
     for (concept, sae), part in effects.groupby(_CASE, sort=False):
-        words = []
-        for row in part.to_dict("records"):
-            effect, low, high = (said(row[x], ".3f") for x in ("effect", "low", "high"))
-            words.append(f"{row['path']} {effect} [{low}, {high}]")
+        numbers = part[["effect", "low", "high"]].map(said, form=".3f")
+        words = part["path"] + " " + numbers["effect"]
+        words += " [" + numbers["low"] + ", " + numbers["high"] + "]"
         lines.append(f"- {plain(f'{concept}, {sae}, {name}')}: {'; '.join(words)}.")
     return "\n".join(lines)

@@ -136,9 +136,11 @@ def forecast_profile(
     levels: Sequence[float] = PAPER_LEVELS, seeds: Sequence[int] = range(4), max_slots: int = 2,
 ) -> Forecast:  # fmt: skip
     """What `rank_profile` will take with these values."""
-    sizes: dict[str, Any] = {"n_levels": len(levels), "n_seeds": len(seeds)}
-    n_prompts = len(acts.prompt.unique())
-    return _forecast(acts, *_saes_of(acts, saes), n_prompts, max_slots=max_slots, **sizes)
+    n_prompts, (saes, sparse) = len(acts.prompt.unique()), _saes_of(acts, saes)
+    return _forecast(
+        acts, saes, sparse, n_prompts, max_slots=max_slots, n_levels=len(levels),
+        n_seeds=len(seeds),
+    )  # fmt: skip
 
 
 def _saes_of(
