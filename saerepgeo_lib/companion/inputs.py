@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from saerepgeo_lib.activations.prompts import load_concept, names_in
+from saerepgeo_lib.activations.sae_config import CONFIG_FILE
 from saerepgeo_lib.activations.sae_files import (
     CARD_FILE,
-    CONFIG_FILE,
     PRESETS,
     check_folder,
     check_preset,
