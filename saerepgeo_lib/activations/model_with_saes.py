@@ -9,6 +9,7 @@ from typing import Any
 
 from saerepgeo_lib.activations.models import DTYPES, best_device, load_model
 from saerepgeo_lib.activations.prompts import Concept, load_concept
+from saerepgeo_lib.activations.residual_stream import Massive
 from saerepgeo_lib.activations.saes import PRESETS, Preset, load_sae, named
 from saerepgeo_lib.activations.token_activations import Positions, TokenActivations, read_concept
 from saerepgeo_lib.errors import UserError, choose, nearest
@@ -73,16 +74,20 @@ class ModelWithSAEs:
 
     def activations(
         self, concept: Concept | str, *, positions: Positions = "content",
-        prompts_file: Path | str | None = None,
+        prompts_file: Path | str | None = None, massive: Massive = "leave out",
     ) -> TokenActivations:  # fmt: skip
         """One forward pass: the residual stream at the hook for a concept's tokens.
 
         `concept` is a name in the shipped file (or in `prompts_file`) or a Concept of your own.
+        Tokens with massive activations are left out, and named, unless they are to "keep" (see
+        `TokenActivations`).
         """
         if isinstance(concept, str):
             concept = load_concept(concept, prompts_file or None)
-        bos = self.prepend_bos
-        acts = read_concept(self.model, concept, self.hook, prepend_bos=bos, source=self)
+        acts = read_concept(
+            self.model, concept, self.hook, prepend_bos=self.prepend_bos, source=self,
+            massive=massive,
+        )  # fmt: skip
         return acts.at(positions)
 
     def random_model(self, random_state: int) -> Any:
