@@ -91,9 +91,6 @@ record.numbers["residual_spread"] = spread
 findings = differences_verdict.difference_findings(tables, spread)
 tables["findings"] = pd.DataFrame(findings).drop(columns=["changes"] if fit.reason() else [])
 
-# %% [markdown]
-# The words of these prompts that are masked, why, and how often each occurs:
-
 # %% tags=["hide-output"]
 left_out_table(record, [acts])
 

@@ -32,8 +32,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from saerepgeo_lib import plots, steering, studies
-from saerepgeo_lib.activations import names_in
-from saerepgeo_lib.companion import Record, left_out_table, page_model, page_trust
+from saerepgeo_lib.companion import Record, left_out_table, page_activations, page_model, page_trust
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.studies import case3_verdict
 
@@ -52,6 +51,7 @@ concept: str = "months,days,elements"  # one concept, or several separated by co
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
 function_words: str = "english"  # function words that are masked: english, german, ..., or none
 max_prompts: int = 0  # prompts per concept, drawn evenly over its entities; 0: all
+massive: str = "leave out"  # tokens with massive activations: leave out, or keep
 grouping: str = "clusters"  # local representations: clusters (of all content tokens) or entities
 min_cluster_size: int = 10  # fewest tokens of a cluster
 mse_weight: float = 1.0  # lambda: weight of the error in every objective
@@ -76,46 +76,44 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # %% tags=["hide-input"]
 record = Record.start("intervention", globals())
 positions = {"clusters": "content", "entities": "entity"}[grouping]
-model, names = page_model(record), names_in(concept)
-with record.stage("clusters"):
-    read = {"prompts_file": prompts_file, "max_prompts": max_prompts, "seed": seed}
-    read |= {"positions": positions, "function_words": function_words}
-    acts = [model.activations(name, **read) for name in names]
+model = page_model(record)
+with record.stage("residuals"):
+    of = page_activations(record, model, positions=positions)
+    names, acts = list(of), list(of.values())
     random_pair = studies.nothing_learned(acts[0], seed=seed)
-    random_acts = [random_pair.activations(name, **read) for name in names]
+    random_acts = list(page_activations(record, random_pair, positions=positions).values())
     forecast = studies.forecast_cases(acts + random_acts, n_steps=n_steps)
     display(Markdown(studies.forecast_text([forecast])))
-    cases = studies.cases_of(
-        acts + random_acts, grouping=grouping, min_cluster_size=min_cluster_size
-    )
-case3 = studies.SteeringExperiment(
-    cases, n_groups=n_groups, mse_weight=mse_weight, step=step, n_steps=n_steps,
-    n_bootstrap=n_bootstrap, n_walks=n_walks, seed=seed,
-)  # fmt: skip
+
+grouped = {"grouping": grouping, "min_cluster_size": min_cluster_size}
+settings = {"n_groups": n_groups, "mse_weight": mse_weight, "step": step, "n_steps": n_steps,
+            "n_bootstrap": n_bootstrap, "n_walks": n_walks, "seed": seed}  # fmt: skip
+with record.stage("clusters"):
+    case3 = studies.SteeringExperiment(studies.cases_of(acts + random_acts, **grouped), **settings)
 for name in studies.SteeringExperiment.TABLES:
     with record.stage(name):
         record.tables[name] = getattr(case3, name)
 law, responses = case3.shrinkage, case3.responses
-fit = page_trust(record, acts)
-record.claims += fit.withheld(case3_verdict.judge_steering(case3, tokens=positions))
-
-# %% [markdown]
-# The words of these prompts that are masked, why, and how often each occurs:
-
-# %% tags=["hide-output"]
+fit, with_massive = page_trust(record, acts), []
+if any(a.whole for a in acts):
+    cases = studies.cases_of([a.whole or a for a in acts], **grouped)
+    whole = studies.SteeringExperiment(cases, **settings)
+    with_massive = case3_verdict.judge_steering(whole, tokens=positions)
+claims = case3_verdict.judge_steering(case3, tokens=positions)
+record.claims += fit.withheld(claims, with_massive)
 left_out_table(record, acts)
 
 # %% [markdown]
 # ## The answer in one minute
 #
 # Does pushing local representations apart lower the reconstruction error? Where the autoencoder **shrinks** its codes it must, and only so far: then rho\*,
-# the factor by which the codes should be larger, is above 1, and any enlargement helps until they are large enough. What this run found: Claims that rest on an SAE
-# that does not fit these tokens, or that reads where it was not trained, are withheld ([the rule](stratified_manifold.ipynb#how-well-do-the-autoencoders-fit-these-tokens)).
+# the factor by which the codes should be larger, is above 1, and any enlargement helps until they are large enough. Claims on an SAE that does not fit these
+# tokens are withheld ([the rule](stratified_manifold.ipynb#how-well-do-the-autoencoders-fit-these-tokens)). What this run found:
 
 # %% tags=["hide-input"]
 within = steering.within_walks(case3.walks)
-display(Markdown(fit.text))
-display(Markdown(case3_verdict.steering_answer_text(law, responses, record.claims, within)))
+answer = case3_verdict.steering_answer_text(law, responses, record.claims, within)
+display(Markdown(fit.text), Markdown(answer))
 record.tables["answer"] = case3_verdict.steering_answer(law, case3.dose_response)
 plots.shown(record.tables["answer"])
 

@@ -35,8 +35,8 @@ import torch
 from IPython.display import Markdown, display
 
 from saerepgeo_lib import plots, studies, synthetic
-from saerepgeo_lib.activations import fit_on, names_in
-from saerepgeo_lib.companion import Record, page_model
+from saerepgeo_lib.activations import fit_on
+from saerepgeo_lib.companion import Record, page_activations, page_model
 from saerepgeo_lib.plots import house_style
 
 # %matplotlib inline
@@ -96,7 +96,7 @@ plots.plot_planted(shown)
 
 # %%
 with record.stage("residuals"):
-    real = torch.cat([model.activations(name).x for name in names_in(concept)])
+    real = torch.cat([acts.x for acts in page_activations(record, model).values()])
 
 # %%
 place = synthetic.placement(real)

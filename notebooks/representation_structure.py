@@ -36,8 +36,7 @@ from IPython.display import Markdown, display
 
 import saerepgeo_lib as srg
 from saerepgeo_lib import geometry, plots, studies
-from saerepgeo_lib.activations import names_in
-from saerepgeo_lib.companion import Record, left_out_table, page_model, page_trust
+from saerepgeo_lib.companion import Record, left_out_table, page_activations, page_model, page_trust
 from saerepgeo_lib.plots.frames import frames, recompute
 
 # %matplotlib inline
@@ -55,6 +54,7 @@ concept: str = "months,days,elements"  # one concept, or several separated by co
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
 function_words: str = "english"  # function words that are masked: english, german, ..., or none
 max_prompts: int = 0  # prompts per concept, drawn evenly over its entities; 0: all
+massive: str = "leave out"  # tokens with massive activations: leave out, or keep
 min_cluster_size: int = 10  # fewest tokens of a local representation
 n_groups: int = 12  # groups of sentence frames; intervals leave out one at a time, at least 3
 n_random: int = 2  # draws of the random encoder of each SAE
@@ -75,14 +75,11 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # %% tags=["hide-input"]
 record = Record.start("representation_structure", globals())
 model = page_model(record)
-read = {"prompts_file": prompts_file, "max_prompts": max_prompts, "seed": seed}
-read["function_words"] = function_words
 with record.stage("residuals"):
-    of = {name: model.activations(name, **read) for name in names_in(concept)}
+    of = page_activations(record, model)
 sizes = {"n_groups": n_groups, "n_random": n_random}
-display(
-    Markdown(studies.forecast_text(studies.forecast_comparison(a, **sizes) for a in of.values()))
-)
+forecasts = (studies.forecast_comparison(a, **sizes) for a in of.values())
+display(Markdown(studies.forecast_text(forecasts)))
 with record.stage("spaces"):
     options = {"min_cluster_size": min_cluster_size, "seed": seed}
     compared = {name: srg.compare_geometry(a, **sizes, **options) for name, a in of.items()}
@@ -96,18 +93,11 @@ overview = {
 pd.DataFrame.from_dict(overview, orient="index")
 
 # %% [markdown]
-# Do the SAEs fit these tokens, and do they read where they were trained? If not, claims that rest on them are withheld
-# ([Case 1](stratified_manifold.ipynb#how-well-do-the-autoencoders-fit-these-tokens) has the rule).
+# Do the SAEs fit these tokens ([the rule](stratified_manifold.ipynb#how-well-do-the-autoencoders-fit-these-tokens))? And which words are masked?
 
 # %%
-fit = page_trust(record, (case.acts for case in compared.values()))
-display(plots.shown(fit.table), Markdown(fit.text))
-
-# %% [markdown]
-# The words of these prompts that are masked, why, and how often each occurs:
-
-# %% tags=["hide-output"]
-left_out_table(record, [case.acts for case in compared.values()])
+fit = page_trust(record, of.values())
+display(plots.shown(fit.table), Markdown(fit.text), left_out_table(record, of.values()))
 
 # %% [markdown]
 # ## Maps
@@ -273,7 +263,9 @@ record.tables["procrustes"].style.format(precision=3).hide(axis="index")
 # at most 0.05. The translation into a measure is ours; the paper's own definitions of merging and distinction were not at hand.
 
 # %%
-differences = fit.withheld_outcomes(pd.concat(case.compared for case in compared.values()))
+whole = [srg.compare_geometry(a.whole, **sizes, **options) for a in of.values() if a.whole]
+every = pd.concat(case.compared for case in compared.values())
+differences = fit.withheld_outcomes(every, (case.compared for case in whole))
 record.tables["compared"] = differences
 record.claims += fit.withheld(studies.geometry_claims(differences))
 

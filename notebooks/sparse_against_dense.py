@@ -37,8 +37,7 @@ from IPython.display import Markdown
 
 import saerepgeo_lib as srg
 from saerepgeo_lib import studies
-from saerepgeo_lib.activations import names_in
-from saerepgeo_lib.companion import Record, page_model
+from saerepgeo_lib.companion import Record, page_activations, page_model
 from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.stats import variance_shares
 
@@ -205,7 +204,7 @@ Markdown(
 # %%
 model = page_model(record)
 with record.stage("live sweep"):
-    acts = [model.activations(name) for name in names_in(concept)]
+    acts = list(page_activations(record, model).values())
     profiles = [
         srg.rank_profile(a, seeds=record.seeds, rule=rank_rule, mode=rank_mode) for a in acts
     ]

@@ -34,8 +34,8 @@ from IPython.display import Markdown, display
 
 import saerepgeo_lib as srg
 from saerepgeo_lib import plots, studies
-from saerepgeo_lib.activations import names_in, rms
-from saerepgeo_lib.companion import Record, left_out_table, page_model, page_trust
+from saerepgeo_lib.activations import rms
+from saerepgeo_lib.companion import Record, left_out_table, page_activations, page_model, page_trust
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.rank import RESIDUAL, active_table
 
@@ -56,6 +56,7 @@ concept: str = "months,days,elements"  # one concept, or several separated by co
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one
 function_words: str = "english"  # function words that are masked: english, german, ..., or none
 max_prompts: int = 0  # prompts per concept, drawn evenly over its entities; 0: all
+massive: str = "leave out"  # tokens with massive activations: leave out, or keep
 positions: str = "content"  # tokens looked at: content (all that count) or entity
 max_slots: int = 2  # tokens a prompt in the tensor, the entity's first
 noise_levels: list[float] = [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]  # ascending from 0
@@ -79,18 +80,11 @@ device: str = "auto"  # auto, cpu, cuda or mps
 record = Record.start("stratified_manifold", globals())
 model = page_model(record)
 with record.stage("residuals"):
-    read = {"prompts_file": prompts_file, "max_prompts": max_prompts, "seed": seed}
-    read["function_words"] = function_words
-    acts = {
-        name: model.activations(name, positions=positions, **read) for name in names_in(concept)
-    }
+    acts = page_activations(record, model, positions=positions)
 pd.DataFrame(
     {"prompts": len(a.concept.prompts), "entities": len(a.concept.entities), "content tokens": len(a)}
     for a in acts.values()
 ).set_index(pd.Index(acts))  # fmt: skip
-
-# %% [markdown]
-# The words of these prompts that are masked, why, and how often each occurs:
 
 # %% tags=["hide-output"]
 left_out_table(record, acts.values())
@@ -248,7 +242,10 @@ Markdown(studies.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mode))
 # exceeded; it holds *in part* if all comparisons that can be tested hold. Intervals and p cover noise draws and nulls, not the choice of prompts.
 
 # %%
-record.claims += fit.withheld(studies.rank_claims(profiles.values(), sparse=model.sparse))
+whole = [srg.rank_profile(a.whole, tau=tau, **options | sizes) for a in acts.values() if a.whole]
+with_massive = studies.rank_claims(whole, sparse=model.sparse)
+claims = studies.rank_claims(profiles.values(), sparse=model.sparse)
+record.claims += fit.withheld(claims, with_massive)
 table = studies.claims_table(record.claims).drop(columns="statistic")
 display(table.style.hide(axis="index"), Markdown(studies.rank_verdict_text(record.claims)))
 

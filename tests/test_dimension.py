@@ -6,6 +6,7 @@ from scipy import stats
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.geometry import dimension
 from saerepgeo_lib.geometry.dimension import MIN_POINTS, mle, two_nn, two_nn_misfit
+from saerepgeo_lib.geometry.points import distinct
 from saerepgeo_lib.stats.estimates import NotEstimable
 from saerepgeo_lib.synthetic import data as synthetic
 
@@ -67,6 +68,40 @@ def test_what_has_no_dimension_is_refused_as_a_value_and_nan_as_an_error(estimat
     for local in (two_nn_misfit, dimension.local_inverse_dimensions):
         with pytest.raises(UserError, match="at least 3 points, got 2"):
             local(np.array([[0.0, 1], [2, 3], [2, 3], [0, 1]]))
+
+
+FEW = [0, 10, 20, 200]
+
+
+@pytest.mark.parametrize(("near", "shares", "times", "place"), [
+    (1e-7, FEW, 1, lambda x: x), (1e-5, FEW, 1, lambda x: x), (1e-7, [200], 2, lambda x: x),
+    (1e-7, [200], 19, lambda x: x), (1e-7, FEW, 1, lambda x: x + 1e4),
+    (1e-7, FEW, 1, lambda x: x * 1e-6), (1e-7, FEW, 1, lambda x: x * 1e9 - 1e12),
+    (1e-7, FEW, 1, np.float32), (4e-4, [200], 1, lambda x: np.float32(x + 1e4)),
+])  # fmt: skip
+def test_near_copies_count_once(near, shares, times, place):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5))
+    for n in shares:
+        copies = [x[:n] + near * rng.normal(size=(n, 5)) for _ in range(times)]
+        cloud = place(np.concatenate([x, *copies])).astype(float)
+        for estimator in (two_nn, mle):
+            estimate = estimator(cloud)
+            assert estimate.value == pytest.approx(estimator(x).value, rel=0.02)
+            assert estimate.n == 200
+
+
+def test_copies_that_are_not_so_near_are_refused_and_neighbours_on_a_line_are_not_copies():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5))
+    halfway = np.concatenate([x, x + 5e-4 * rng.normal(size=x.shape)])
+    assert "near-copies" in str(two_nn(halfway)) and "near-copies" in str(mle(halfway))
+    line = rng.random((2000, 1))
+    assert len(distinct(line)[0]) > 1980 and two_nn(line).value == pytest.approx(1, rel=0.05)
+    pieces = np.repeat(rng.normal(size=(5, 8)), 40, axis=0) + 1e-3 * rng.normal(size=(200, 8))
+    assert len(distinct(pieces)[0]) == 200  # tight clusters are clusters
+    kept, which = distinct(np.array([[5.0, 1], [0, 0], [5 + 1e-9, 1], [9, 9], [0, 0]]))
+    assert kept.tolist() == [0, 1, 3] and which.tolist() == [0, 1, 0, 2, 1]
 
 
 def test_misfit_by_brute_force_is_small_for_one_dimension_and_large_for_a_mixture():

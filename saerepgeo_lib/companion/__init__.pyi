@@ -8,6 +8,7 @@ from .compare import (
 )
 from .page import (
     left_out_table,
+    page_activations,
     page_model,
     page_trust,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "compared_by",
     "findings",
     "left_out_table",
+    "page_activations",
     "page_model",
     "page_trust",
     "read_claims",

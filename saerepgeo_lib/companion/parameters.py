@@ -149,7 +149,8 @@ _LIMITS: dict[str, Limit] = {
     "max_spread": _POSITIVE, "live_samples": 10_000, "live_strength": 0,
     "grouping": ("clusters", "entities"), "noise_scaling": ("relative", "absolute"),
     "dtype": ("float32", "bfloat16", "float16"), "seed": 0, "max_slots": 1, "n_downstream": 0,
-    "positions": ("content", "entity"), "rank_rule": _RULES, "rank_mode": (1, 2, 3),
+    "massive": ("leave out", "keep"), "positions": ("content", "entity"), "rank_rule": _RULES,
+    "rank_mode": (1, 2, 3),
     "function_words": {"none, or a language with a list, such as english or german":
                        lambda value: value in languages()},
     "concept": {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saerepgeo_lib.activations.latents import encode, fit_on
 from saerepgeo_lib.activations.prompts import names_in
+from saerepgeo_lib.activations.residual_stream import MASSIVE
 from saerepgeo_lib.activations.sae_config import same_place
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import choose
@@ -19,6 +20,10 @@ from saerepgeo_lib.text import code, plain
 CAREFUL = 0.15  # FVU above which results are to be read with care
 UNFIT = 1.0  # FVU from which nothing is judged: the mean of the tokens does as well
 COLUMNS = ("concept", "tokens", "autoencoder", "FVU", "L0", "trained at", "reads at")
+_TURNED = (
+    "The tokens with massive activations decide: with them the verdict is another; read at a hook "
+    "where no token has them."
+)
 _OVER_ALL = ("case1-stratified",)  # of every SAE together; `autoencoder` is where it is weakest
 
 
@@ -45,18 +50,21 @@ class Trust:
     """Fit and hook of each autoencoder on the tokens looked at, and what is in doubt (`trust_in`).
 
     `table` has a row per concept, kind of tokens and autoencoder: FVU, L0, trained at, reads at.
-    `anyway` are the SAEs that are judged in spite of doubt.
+    `anyway` are the SAEs that are judged in spite of doubt, `massive` sentences on tokens with
+    massive activations.
     """
 
     table: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
     sparse: tuple[str, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     anyway: tuple[str, ...] = ()
+    massive: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, rows: Sequence[dict[Any, Any]], sparse: Iterable[str], anyway: Sequence[str] = ()
-    ) -> "Trust":
+        cls, rows: Sequence[dict[Any, Any]], sparse: Iterable[str], anyway: Sequence[str] = (),
+        massive: Iterable[str] = (),
+    ) -> "Trust":  # fmt: skip
         """From rows of the table; those of the autoencoders in `sparse` are judged."""
         rows = [{"trained at": "", "reads at": "", **row} for row in rows]
         labels = tuple(sparse)
@@ -64,7 +72,7 @@ class Trust:
             choose("SAE", label, labels)
         doubts = dict.fromkeys(_doubts([row for row in rows if row["autoencoder"] in labels]))
         table = pd.DataFrame(rows, columns=COLUMNS)
-        return cls(table, labels, tuple(doubts), tuple(anyway))
+        return cls(table, labels, tuple(doubts), tuple(anyway), tuple(massive))
 
     def reason(self, *, concept: str = "", autoencoder: str = "", tokens: str = "") -> str:
         """Why results of a case are withheld; empty if they are not."""
@@ -72,12 +80,19 @@ class Trust:
         standing = (doubt for doubt in self.doubts if not self._is_overruled(doubt))
         return next((doubt.reason for doubt in standing if doubt.concerns(*case)), "")
 
-    def withheld(self, claims: Iterable[Claim]) -> list[Claim]:
-        """The claims; those that rest on what is in doubt without numbers, verdict and with why."""
+    def withheld(self, claims: Iterable[Claim], whole: Iterable[Claim] = ()) -> list[Claim]:
+        """The claims; those that cannot be trusted without numbers and verdict, and with why.
+
+        They rest on what is in doubt, or have another verdict among `whole`: the findings with the
+        massive tokens that were left out.
+        """
+        with_massive = {_case(claim): claim.verdict for claim in whole}
         judged = []
         for claim in claims:
             label = "" if claim.id in _OVER_ALL else claim.autoencoder
             why = self.reason(concept=claim.concept, autoencoder=label, tokens=claim.tokens)
+            if with_massive.get(_case(claim), claim.verdict) != claim.verdict:
+                why = why or _TURNED
             if why:
                 claim = replace(
                     claim, value=np.nan, low=np.nan, high=np.nan, p=np.nan,
@@ -86,10 +101,19 @@ class Trust:
             judged.append(claim)
         return judged
 
-    def withheld_outcomes(self, compared: pd.DataFrame) -> pd.DataFrame:
-        """Case 2's table (see `case2_verdict.compare_spaces`) without outcomes in doubt."""
-        cases = zip(compared["concept"], compared["SAE"], compared["tokens"], strict=True)
-        why = [self.reason(concept=c, autoencoder=sae, tokens=t) for c, sae, t in cases]
+    def withheld_outcomes(
+        self, compared: pd.DataFrame, whole: Iterable[pd.DataFrame] = ()
+    ) -> pd.DataFrame:
+        """Case 2's table (see `case2_verdict.compare_spaces`) without outcomes as in `withheld`."""
+        keys = ["concept", "tokens", "SAE", "measure", "kind"]
+        rows = [row for table in whole for row in table.to_dict("records")]
+        with_massive = {tuple(row[key] for key in keys): row["outcome"] for row in rows}
+        why = []
+        for row in compared.to_dict("records"):
+            concept, tokens, sae = (row[key] for key in keys[:3])
+            doubt = self.reason(concept=concept, autoencoder=sae, tokens=tokens)
+            same = with_massive.get(tuple(row[key] for key in keys), row["outcome"])
+            why.append(doubt or _TURNED * (same != row["outcome"]))
         outcomes, notes = compared["outcome"], compared["note"]
         return compared.assign(
             outcome=["cannot be tested" if w else o for w, o in zip(why, outcomes, strict=True)],
@@ -114,7 +138,8 @@ class Trust:
         """What a result's `repr` ends with: the largest FVU, then a line for each doubt."""
         judged = self.table.loc[self.table["autoencoder"].isin(self.sparse), "FVU"]
         fit = f"; FVU up to {judged.max(skipna=False):.2f}" if len(judged) else ""
-        return fit + "".join(dict.fromkeys(f"\n{doubt.reason}" for doubt in self.doubts))
+        reasons = (*self.massive, *(doubt.reason for doubt in self.doubts))
+        return fit + "".join(dict.fromkeys(f"\n{reason}" for reason in reasons))
 
     @property
     def doubted(self) -> str:
@@ -125,7 +150,7 @@ class Trust:
     @property
     def text(self) -> str:
         """The notice for a page (Markdown)."""
-        lines = []
+        lines = [f"**Massive activations**: {plain(sentence)}\n" for sentence in self.massive]
         for overruled in (False, True):
             mine = [d for d in self.doubts if self._is_overruled(d) == overruled]
             labels = ",".join(dict.fromkeys(d.autoencoder for d in mine if d.autoencoder))
@@ -141,9 +166,9 @@ class Trust:
             if labels and not overruled:
                 setting = code(f'judge_anyway = "{labels}"')
                 lines.append(f"To see them all the same, set {setting}.\n")
-        lines += [self.poor] * bool(self.poor)
         share = f"{100 * (1 - CAREFUL):.0f} %"
-        return "\n".join(lines) or f"Every SAE explains at least {share} of these tokens' variance."
+        fine = f"Every SAE explains at least {share} of these tokens' variance."
+        return "\n".join([*lines, self.poor or fine * (not self.doubts)])
 
     def _is_overruled(self, doubt: Doubt) -> bool:
         return doubt.autoencoder in self.anyway
@@ -167,7 +192,9 @@ def trust_in(
     """
     rows: list[dict[str, Any]] = []
     sparse: dict[str, None] = {}
+    massive: list[str] = []
     for a in acts:
+        massive += _on_massive(a)
         known = dict(getattr(a.source, "saes", {}) if saes is None else saes)
         nulls = getattr(a.source, "not_sparse", ())
         sparse |= {label: None for label in known if label not in nulls}
@@ -179,14 +206,41 @@ def trust_in(
             for where, part in a.by_position.items() for label, sae in known.items()
         ]  # fmt: skip
     anyway = names_in(judge_anyway) if isinstance(judge_anyway, str) else judge_anyway
-    return Trust.of(rows, sparse, anyway)
+    return Trust.of(rows, sparse, anyway, massive)
+
+
+def _case(claim: Claim) -> tuple[Any, ...]:
+    """What distinguishes a finding from the others of a page."""
+    return (claim.id, claim.statistic, claim.concept, claim.tokens, claim.autoencoder,
+            claim.against, claim.condition, claim.dose)  # fmt: skip
+
+
+def _on_massive(acts: TokenActivations) -> Iterator[str]:
+    """What is to be said of tokens with massive activations, if there are any."""
+    named = acts.massive_tokens
+    if named is None or named.empty:
+        return
+    rows = [row for _, row in named.nlargest(3, "times the median").iterrows()]
+    which = "; ".join(
+        f"{row['token'] or row['position']} in \"{row['prompt']}\" ({row['times the median']:.0f})"
+        for row in rows
+    ) + "; ..." * (len(named) > len(rows))  # fmt: skip
+    left = acts.whole is not None
+    lost = f" Of {', '.join(acts.lost_entities)} no token is left." if acts.lost_entities else ""
+    yield (
+        f"{len(named)} of {len(acts.whole if acts.whole is not None else acts)} tokens of "
+        f"{acts.concept.name if acts.concept else 'these'} have massive activations, more than "
+        f"{MASSIVE:g} times as far from the median as the median token: {which}. "
+        + ("They are left out of every scale, fit and cluster." if left else
+           "They are kept, and decide every mean.") + lost
+    )  # fmt: skip
 
 
 def _fit(sae: Any, x: Tensor) -> dict[str, float]:
     """FVU and L0; of tokens that do not vary the FVU is not a number."""
     if (x == x[0]).all():
         return {"FVU": np.nan, "L0": encode(sae, x).l0}
-    return fit_on(sae, x)
+    return fit_on(sae, x, massive="keep")  # what is massive was left out before, or is wanted
 
 
 def _doubts(rows: Sequence[Mapping[Any, Any]]) -> Iterator[Doubt]:

@@ -1,0 +1,130 @@
+"""Rows that would decide every mean: found, named, left out, and nothing else moves."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import saerepgeo_lib as srg
+from saerepgeo_lib.activations.latents import fit_on, fvu
+from saerepgeo_lib.activations.residual_stream import add_noise, is_massive, rms, times_median
+from saerepgeo_lib.activations.token_activations import TokenActivations
+from saerepgeo_lib.rank.unfoldings import aligned_rows
+
+ISSUE = (406, 64, range(7), 640.0)  # rows, width, which rows, by how much one component
+
+
+def rows(n, d, massive=(), by=0.0, seed=0):
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    x[list(massive), min(3, d - 1)] += by
+    return x
+
+
+def few_close_many_copies():
+    x = rows(40, 16)
+    x[:30] = x[0]
+    return x
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "massive", "by"),
+    [ISSUE, (60, 384, [5], 400.0), (406, 8, range(0, 80, 2), -90.0), (12, 16, [3], 1e4)],
+)
+def test_scale_noise_and_fit_are_those_of_the_typical_rows(small_sae, n, d, massive, by):
+    x, generator = rows(n, d, massive, by), torch.Generator()
+    out = is_massive(x)
+    assert out.nonzero()[:, 0].tolist() == list(massive)
+    alone = x[~out]
+    assert rms(x) == pytest.approx(rms(alone), rel=1e-9) and rms(x) == pytest.approx(1, rel=0.12)
+    assert rms(x, massive="keep") > 2 * rms(x)
+    noisy = add_noise(x, 0.5, scaling="relative", generator=generator.manual_seed(1))
+    assert (noisy - x).std().item() == pytest.approx(0.5 * rms(alone), rel=0.1)
+    if d == 8:
+        assert fit_on(small_sae, x) == pytest.approx(fit_on(small_sae, alone), rel=1e-6)
+        assert fvu(small_sae, x, massive="keep") != pytest.approx(fvu(small_sae, alone), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        *(rows(n, d, seed=s) / torch.arange(1, d + 1) for n in (5, 10, 20) for d in (8, 64)
+          for s in range(4)),
+        rows(300, 384) / torch.arange(1, 385) ** 0.5 + 1e4,
+        rows(9, 16, [4], 0.0)[:4],
+        rows(200, 16, range(60), 1e3),  # three in ten are no exceptions, but a part of the data
+        rows(20, 16, range(10), 1e3),
+        torch.ones(30, 4), torch.zeros(1, 4), torch.zeros(0, 4), few_close_many_copies(),
+    ],
+)  # fmt: skip
+def test_what_is_not_massive_is_not_called_so(x):
+    assert not is_massive(x).any() and torch.isfinite(times_median(x)).all()
+
+
+@pytest.fixture(scope="module")
+def months():
+    whole = srg.load("minilm").activations("months")
+    return whole.rows(whole.prompt < 60)
+
+
+def planted(acts, row, factor=60.0):
+    """The same with a massive token in row `row`, and the activations without that token."""
+    x = acts.x.clone()
+    x[row] *= factor
+    fresh = replace(acts, x=x, massive_tokens=None)
+    others = torch.arange(len(acts)) != row
+    return fresh, acts.rows(others)
+
+
+def test_left_out_named_kept_and_no_part_of_the_mask(months, unchecked):
+    frame = int((~months.in_entity).nonzero()[-1])
+    acts, others = planted(months, frame)
+    assert torch.equal(acts.x, others.x) and len(acts.whole) == len(months)
+    (named,) = acts.massive_tokens.to_dict("records")
+    prompt, position = int(months.prompt[frame]), int(months.position[frame])
+    assert named["prompt"] == months.concept.prompts[prompt].text and named["entity"] == ""
+    assert named["token"] == months.words[frame] and named["position"] == position
+    assert 20 < named["times the median"] < 1000 and "1 massive one" in repr(acts)
+    assert not acts.tokens.content[prompt, position] and months.tokens.content[prompt, position]
+    kept = replace(months, x=acts.whole.x, massive="keep", massive_tokens=None)
+    assert len(kept) == len(months) and kept.whole is None and len(kept.massive_tokens) == 1
+    assert acts.at("entity").whole is not None and len(acts.massive_tokens) == 1
+    with pytest.raises(srg.UserError, match=r"massive activations 'drop'; did you|valid"):
+        replace(months, massive="drop", massive_tokens=None)
+    plain = TokenActivations(acts.whole.x, months.prompt, months.position, months.in_entity)
+    assert plain.massive_tokens["prompt"].tolist() == [str(prompt)]  # without a concept: its number
+
+
+def test_an_entity_that_lost_all_its_tokens_is_named_and_none_is_said(months):
+    first = (months.entity == 0).nonzero()[0]
+    x = months.x.clone()
+    x[first] *= 60
+    acts = replace(months, x=x, massive_tokens=None)
+    assert acts.lost_entities == ("January",)
+    slots = aligned_rows(acts, max_slots=2)
+    assert len(slots) == 60 - len(first) and acts.in_entity[slots[:, 0]].all()
+    x = rows(40, 8)
+    entity = torch.arange(40) % 8 == 0
+    x[entity] += 1e3
+    none_left = TokenActivations(x, torch.arange(40) // 8, torch.arange(40) % 8, entity)
+    with pytest.raises(srg.UserError, match="every token of an entity has massive"):
+        none_left.at("entity")
+    with pytest.raises(srg.UserError, match="every prompt lost"):
+        aligned_rows(none_left)
+
+
+def test_one_massive_token_moves_nothing_in_the_three_cases(months):
+    """Its prompt has tokens enough, so that even the tensor is that of the others."""
+    counts = np.bincount(months.prompt)
+    row = int(((months.prompt == int(counts.argmax())) & ~months.in_entity).nonzero()[-1])
+    acts, others = planted(months, row)
+    small = {"levels": [0, 1], "seeds": [0]}
+    a, b = (srg.rank_profile(each, **small) for each in (acts, others))
+    assert a.sweep.sigma == pytest.approx(b.sweep.sigma, rel=0.01) and a.ranks.equals(b.ranks)
+    a, b = (srg.compare_geometry(each, n_groups=3, n_random=1) for each in (acts, others))
+    np.testing.assert_allclose(a.table["value"], b.table["value"], rtol=0.01)
+    small = {"doses": [1, 1.2], "paths": ["pushed, valid"], "n_groups": 3, "n_bootstrap": 40,
+             "grouping": "entities"}  # fmt: skip
+    a, b = (srg.dose_response(each, **small) for each in (acts, others))
+    np.testing.assert_allclose(a.table["MSE"], b.table["MSE"], rtol=0.01)
+    np.testing.assert_allclose(a.shrinkage["rho*"], b.shrinkage["rho*"], rtol=0.01)
