@@ -21,6 +21,7 @@ from saerepgeo_lib.errors import UserError
 
 HOOK = "blocks.0.hook_out"
 SNOW = Concept("snow", (Prompt("In 2023 the snow melts."), Prompt("The year 1999, and 20234.")))
+KNOWN = Concept("known", (Prompt("snow melts word1 word2"), Prompt("January word3")))
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
@@ -65,17 +66,21 @@ def test_an_overflow_in_float16_says_how_many_rows_and_what_to_do(tmp_path, caps
     model = load_model(str(folder), dtype="float16")
     words = r"\d of 6 rows of the residual stream at blocks.0.hook_out are NaN or infinite in " \
             "float16, .* 'float32' or 'bfloat16'"  # fmt: skip
-    refused(words, read_concept, model, SNOW, HOOK)
-    assert len(read_concept(load_model(str(folder)), SNOW, HOOK)) == 6
+    refused(words, read_concept, model, KNOWN, HOOK)
+    assert len(read_concept(load_model(str(folder)), KNOWN, HOOK)) == 6
     small = type(small_sae)(type(small_sae.cfg)(k=4, d_in=WIDTH, d_sae=64))
     torch.nn.init.normal_(small.W_enc)
     small.cfg.metadata.hook_name, small.cfg.metadata.model_name = HOOK, str(folder)
     small.save_model(tmp_path / "sae")
-    given = ("preset", str(tmp_path / "sae")), ("dtype", "float16"), ("concept", "days")
+    prompts = tmp_path / "known.json"
+    prompts.write_text(json.dumps({"known": [prompt.text for prompt in KNOWN.prompts]}))
+    given = (("preset", str(tmp_path / "sae")), ("dtype", "float16"), ("concept", "known"),
+             ("prompts_file", str(prompts)))  # fmt: skip
     flags = [text for pair in given for text in ("-p", *pair)]
     assert main(["run", "stratified_manifold", *flags, "-o", str(tmp_path / "out")]) != 0
     told = capsys.readouterr().err
-    assert "rows of the residual stream" in told and "'bfloat16'" in told
+    assert "rows of the residual stream" in told, told
+    assert "'bfloat16'" in told
 
 
 def byte_level(*special, digits=False):
