@@ -27,7 +27,7 @@ def test_both_equal_scikit_dimension(n):
 
 def test_closed_form_of_two_nn_with_censored_ratios():
     """Five pairs on a line, far apart: ratios by hand, the k smallest of N kept."""
-    starts = np.array([0.0, 100.0, 300.0, 700.0, 1500.0])
+    starts = np.array([0.0, 10.0, 30.0, 70.0, 150.0])
     x = np.concatenate([starts, starts + 1])[:, None]  # r1 = 1 everywhere
     r2 = np.array([abs(np.delete(x, [i, (i + 5) % 10]) - x[i]).min() for i in range(10)])
     log_mu = np.sort(np.log(r2))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saerepgeo_lib.activations.residual_stream import batches_of, float64
+from saerepgeo_lib.activations.residual_stream import Massive, batches_of, float64, typical
 from saerepgeo_lib.errors import UserError
 
 MEMORY_BUDGET = 2**28  # bytes that one batch of dense latents may take
@@ -63,12 +63,17 @@ def join(parts: Sequence[Latents], places: Sequence[slice]) -> Latents:
 
 
 @torch.no_grad()
-def fvu(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMORY_BUDGET) -> float:
+def fvu(
+    sae: Any, x: Float[Tensor, "tokens d"], *, massive: Massive = "leave out",
+    memory_budget: int = MEMORY_BUDGET,
+) -> float:  # fmt: skip
     """Fraction of variance unexplained: sum |x - decode(encode(x))|^2 / sum |x - mean(x)|^2.
 
     The mean is that of the rows given, so the value for a subset is relative to the subset's own
-    spread. Raises UserError if the rows do not vary.
+    spread. Rows that are massive (`residual_stream.is_massive`) do not count, unless they are to
+    "keep". Raises UserError if the rows do not vary.
     """
+    x = typical(x, massive)
     total = (float64(x) - float64(x).mean(0)).square().sum().item()
     if total == 0:
         raise UserError(f"the FVU of {len(x)} identical tokens is undefined: they do not vary")
@@ -77,9 +82,12 @@ def fvu(sae: Any, x: Float[Tensor, "tokens d"], *, memory_budget: int = MEMORY_B
     return sum(error.item() for error in errors) / total
 
 
-def fit_on(sae: Any, x: Float[Tensor, "tokens d"]) -> dict[str, float]:
-    """FVU and mean L0 of an SAE on these tokens."""
-    return {"FVU": fvu(sae, x), "L0": encode(sae, x).l0}
+def fit_on(
+    sae: Any, x: Float[Tensor, "tokens d"], *, massive: Massive = "leave out"
+) -> dict[str, float]:
+    """FVU and mean L0 of an SAE on these tokens; massive ones are left out, or to "keep"."""
+    x = typical(x, massive)
+    return {"FVU": fvu(sae, x, massive="keep"), "L0": encode(sae, x).l0}
 
 
 def random_sae_like(

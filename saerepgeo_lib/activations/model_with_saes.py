@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from saerepgeo_lib.activations.models import DTYPES, best_device, check_bridge, load_model
 from saerepgeo_lib.activations.prompts import Concept, load_concept
+from saerepgeo_lib.activations.residual_stream import Massive
 from saerepgeo_lib.activations.sae_config import is_outside, same_place
 from saerepgeo_lib.activations.sae_files import PRESETS, Preset, check_preset
 from saerepgeo_lib.activations.saes import check_sae, load_sae, named
@@ -90,19 +91,21 @@ class ModelWithSAEs:
     def activations(
         self, concept: Concept | str, *, positions: Positions = "content",
         prompts_file: Path | str | None = None, function_words: str = "english",
-        max_prompts: int = 0, seed: int = 0,
+        max_prompts: int = 0, seed: int = 0, massive: Massive = "leave out",
     ) -> TokenActivations:  # fmt: skip
         """One forward pass: the residual stream at the hook for a concept's tokens.
 
         `concept` is a name in the shipped file (or in `prompts_file`) or a Concept of your own; of
         more than `max_prompts` prompts (0: all are taken) that many are drawn, balanced over the
         entities. `function_words` is the list of those that are masked: a language, or "none".
+        Tokens with massive activations are left out, and named, unless they are to "keep" (see
+        `TokenActivations`).
         """
         if isinstance(concept, str):
             concept = load_concept(concept, prompts_file or None)
         acts = read_concept(
             self.model, concept.drawn(max_prompts, seed=seed), self.hook, source=self,
-            prepend_bos=self.prepend_bos, function_words=function_words,
+            prepend_bos=self.prepend_bos, function_words=function_words, massive=massive,
         )  # fmt: skip
         return acts.at(positions)
 

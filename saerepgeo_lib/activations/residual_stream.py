@@ -19,6 +19,10 @@ REMEDY = {  # for NaN and infinity, by what a model computes in
                     "its files with the original",
     torch.float32: "float32; compare the model's files with the original",
 }  # fmt: skip
+Massive = Literal["leave out", "keep"]
+MASSIVE = 5.0  # median distances from the median beyond which a row is massive
+_FEW, _LEAST = 0.25, 5  # the largest share of rows that can be massive; rows for a median
+_ROUNDING = 1e-6  # of the norm: rows as close to the median as this are copies of it
 
 
 def is_causal(model: Any) -> bool:
@@ -121,9 +125,47 @@ def float64(x: Tensor) -> Tensor:
     return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
-def rms(x: Float[Tensor, "tokens d"]) -> float:
-    """Root mean square of the centred rows: sqrt(mean((x - mean)^2)) over tokens and components."""
-    y = float64(x)
+def times_median(x: Float[Tensor, "tokens d"]) -> Float[Tensor, " tokens"]:
+    """Each row's distance from the componentwise median, over the median of these distances.
+
+    Copies of the median itself do not count in the latter. 0 for fewer than 5 rows, or where all
+    rows coincide: there is nothing typical.
+    """
+    distances = (x - x.median(0).values).norm(dim=1) if len(x) else x.new_zeros(0)
+    apart = distances[distances > _ROUNDING * x.norm(dim=1).median()] if len(x) else distances
+    if len(x) < _LEAST or not len(apart):
+        return torch.zeros_like(distances)
+    return distances / apart.median()
+
+
+def is_massive(x: Float[Tensor, "tokens d"]) -> Bool[Tensor, " tokens"]:
+    """The few rows that would decide every mean: massive activations (Sun et al. 2402.17762).
+
+    A row is massive if it lies more than `MASSIVE` = 5 times as far from the componentwise median
+    as the median row: in a sum of squares it counts for more than 25 typical ones. Sun et al. ask
+    for single components of 1,000 times the median magnitude; a rule for rows needs no component
+    to be known. Measured on content tokens of the nine shipped concepts: MiniLM reaches 1.3 at
+    every block, SmolLM2 2.4 where it has no massive token (blocks 0, 9, 10); its massive ones lie
+    at 5 to 17 (blocks 2 to 8) and at 12 to 150 (blocks 11 to 29). Gaussian rows reach 4.7 in 8
+    dimensions or more, of five rows already. More than a quarter of all rows are no few exceptions
+    but a part of the data, and so none of them is massive.
+    """
+    massive = times_median(x) > MASSIVE
+    return massive & (massive.sum() <= _FEW * len(x))
+
+
+def typical(x: Float[Tensor, "tokens d"], massive: Massive = "leave out") -> Tensor:
+    """The rows without the massive ones, or all of them for "keep"."""
+    out = choose("treatment of massive activations", massive, ("leave out", "keep")) == "leave out"
+    return x[~is_massive(x)] if out else x
+
+
+def rms(x: Float[Tensor, "tokens d"], *, massive: Massive = "leave out") -> float:
+    """Root mean square of the centred rows: sqrt(mean((x - mean)^2)) over tokens and components.
+
+    That of the `typical` rows, unless massive ones are to "keep".
+    """
+    y = float64(typical(x, massive))
     return (y - y.mean(0)).square().mean().sqrt().item()
 
 

@@ -1,7 +1,7 @@
 """Token activations: what every case looks at, and what is known of each token."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,11 +12,17 @@ from torch import Tensor
 
 from saerepgeo_lib.activations.latents import Latents, encode
 from saerepgeo_lib.activations.prompts import Concept, Prompt
-from saerepgeo_lib.activations.residual_stream import content_residuals
+from saerepgeo_lib.activations.residual_stream import (
+    Massive,
+    content_residuals,
+    is_massive,
+    times_median,
+)
 from saerepgeo_lib.activations.tokens import Tokens, tokenize
 from saerepgeo_lib.errors import UserError, choose
 
 Positions = Literal["content", "entity"]
+_OF_ROWS = ("prompt", "position", "in_entity")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -25,6 +31,10 @@ class TokenActivations:
 
     `prompt` and `position` say where each row came from, `in_entity` whether it belongs to the
     prompt's entity; `source` is the model with its SAEs.
+
+    Tokens with massive activations (`residual_stream.is_massive`) are left out when this is made,
+    of `tokens` too, unless `massive` is "keep"; `massive_tokens` names them either way (columns
+    prompt, token, position, times the median, entity), and `whole` is the same with them.
     """
 
     x: Float[Tensor, "tokens d"]
@@ -34,29 +44,76 @@ class TokenActivations:
     concept: Concept | None = None
     tokens: Tokens | None = None
     source: Any = None
+    massive: Massive = field(default="leave out", kw_only=True)
+    massive_tokens: pd.DataFrame | None = field(default=None, kw_only=True)  # None: to be found
+    whole: "TokenActivations | None" = field(default=None, kw_only=True)  # None: nothing left out
+
+    def __post_init__(self) -> None:
+        choose("treatment of massive activations", self.massive, ("leave out", "keep"))
+        if self.massive_tokens is not None:  # some tokens of activations in which they were found
+            return
+        out = is_massive(self.x)
+        self._set(massive_tokens=pd.DataFrame())
+        self._set(massive_tokens=self.rows(out)._named(times_median(self.x)[out]))
+        if self.massive == "keep" or not out.any():
+            return
+        whole, kept, out, tokens = replace(self, massive="keep"), self.rows(~out), out.cpu(), None
+        if self.tokens is not None:
+            masks = {name: getattr(self.tokens, name).clone() for name in ("content", "entity")}
+            for mask in masks.values():
+                mask[self.prompt[out], self.position[out]] = False
+            tokens = replace(self.tokens, **masks)
+        kept_rows = {name: getattr(kept, name) for name in ("x", *_OF_ROWS)}
+        self._set(whole=whole, tokens=tokens, **kept_rows)
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def _named(self, times: Float[Tensor, " tokens"]) -> pd.DataFrame:
+        """The tokens by name, with how many times the median distance they lie off."""
+        prompts = self.prompt.tolist()
+        of = [self.concept.prompts[p] for p in prompts] if self.concept else [None] * len(prompts)
+        known = self.tokens is not None and self.source is not None
+        return pd.DataFrame({
+            "prompt": [p.text if p else str(i) for p, i in zip(of, prompts, strict=True)],
+            "token": self.words if known and prompts else "",
+            "position": self.position.tolist(),
+            "times the median": times.tolist(),
+            "entity": [p.entity or "" if p and inside else "" for p, inside in
+                       zip(of, self.in_entity.tolist(), strict=True)],
+        })  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __repr__(self) -> str:
         of = self.concept.name if self.concept else "no named concept"
-        return f"TokenActivations of {of}: {len(self)} tokens of {self.x.shape[1]} dimensions"
+        n_out = len(self.whole) - len(self) if self.whole else 0
+        out = f", {n_out} massive ones left out" if n_out else ""
+        return f"TokenActivations of {of}: {len(self)} tokens of {self.x.shape[1]} dimensions{out}"
 
     def rows(self, keep: Bool[Tensor, " tokens"] | Int[Tensor, " kept"]) -> "TokenActivations":
         """Some of the tokens: a mask, or indices."""
-        kept = {name: getattr(self, name)[keep] for name in ("prompt", "position", "in_entity")}
-        return replace(self, x=self.x[keep.to(self.x.device)], **kept)
+        kept = {name: getattr(self, name)[keep.to("cpu")] for name in _OF_ROWS}
+        return replace(self, x=self.x[keep.to(self.x.device)], whole=None, **kept)
 
     def at(self, positions: Positions) -> "TokenActivations":
         """All content tokens, or the entities' tokens only."""
         if choose("positions", positions, ("content", "entity")) == "content":
             return self
         if not self.in_entity.any():
+            if self.whole is not None and self.whole.in_entity.any():
+                raise UserError(
+                    "every token of an entity has massive activations and was left out; read at "
+                    "another hook, or keep them: massive='keep'"
+                )
             raise UserError(
                 "positions 'entity' needs prompts that carry an entity; these carry none "
                 "(the plain form of a concept file): use positions 'content'"
             )
-        return self.rows(self.in_entity)
+        whole = None if self.whole is None else self.whole.at(positions)
+        return replace(self.rows(self.in_entity), whole=whole)
 
     @property
     def by_position(self) -> "dict[Positions, TokenActivations]":
@@ -84,6 +141,14 @@ class TokenActivations:
         numbers: np.ndarray = pd.factorize(names)[0]
         return numbers[self.prompt.cpu().numpy()]
 
+    @property
+    def lost_entities(self) -> tuple[str, ...]:
+        """Entities of which no token is left, as all of them are massive."""
+        if self.whole is None or self.concept is None:
+            return ()
+        lost = set(self.whole.entity) - set(self.entity)
+        return tuple(self.concept.entities[number] for number in sorted(lost - {-1}))
+
     def folds(self, n_groups: int) -> Int[np.ndarray, " tokens"]:
         """The frames dealt to at most `n_groups` groups, of which an interval leaves out one each.
 
@@ -109,7 +174,7 @@ class TokenActivations:
 
 def read_concept(
     model: Any, concept: Concept, hook: str, *, prepend_bos: bool = True, source: Any = None,
-    function_words: str = "english",
+    function_words: str = "english", massive: Massive = "leave out",
 ) -> TokenActivations:  # fmt: skip
     """One forward pass over a concept's prompts: the activations at `hook`.
 
@@ -124,18 +189,20 @@ def read_concept(
             model.tokenizer, concept, n_ctx=n_ctx, prepend_bos=prepend_bos,
             functions=function_words,
         )  # fmt: skip
-    return read_activations(model, tokens, hook, concept=concept, source=source)
+    return read_activations(model, tokens, hook, concept=concept, source=source, massive=massive)
 
 
 def read_activations(
     model: Any, tokens: Tokens, hook: str, *, concept: Concept | None = None, source: Any = None,
-    batch_size: int = 64,
+    batch_size: int = 64, massive: Massive = "leave out",
 ) -> TokenActivations:  # fmt: skip
     """One forward pass over given tokens: the activations at `hook` of those that count."""
     x = content_residuals(model, tokens, hook, batch_size=batch_size)
     prompt, position = tokens.content.nonzero(as_tuple=True)
     in_entity = tokens.entity[tokens.content]
-    return TokenActivations(x, prompt, position, in_entity, concept, tokens, source)
+    return TokenActivations(
+        x, prompt, position, in_entity, concept, tokens, source, massive=massive
+    )
 
 
 def left_out_words(acts: Iterable[TokenActivations]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.geometry.clusters import Labels
-from saerepgeo_lib.geometry.points import Points, check_points, twins
+from saerepgeo_lib.geometry.points import Points, check_points, distinct
 
 Centroids = Float[np.ndarray, "k d"]
 Arrangement = Float[Tensor, "k d"]
@@ -76,7 +76,7 @@ def mean_geodesic_distance(points: Points, labels: Labels, *, n_neighbours: int 
     nearest to the centroid. Coinciding points count once, with the label of the first.
     """
     x, names = check_points(points), np.unique(labels[labels >= 0])
-    kept = twins(x)[0]
+    kept = distinct(x)[0]
     x, labels = x[kept], labels[kept]
     if lost := set(names) - set(labels):
         raise UserError(f"every point of cluster {min(lost)} coincides with one of another cluster")

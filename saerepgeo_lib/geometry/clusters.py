@@ -20,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score, pairwise_distances
 from sklearn.preprocessing import StandardScaler, normalize
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.geometry.points import Points, PrincipalCoordinates, check_points, twins
+from saerepgeo_lib.geometry.points import Points, PrincipalCoordinates, check_points, distinct
 from saerepgeo_lib.stats.estimates import NotEstimable
 
 MIN_CLUSTER_SIZE = 10
@@ -37,7 +37,7 @@ def hdbscan_labels(points: Points, *, min_cluster_size: int = MIN_CLUSTER_SIZE) 
     x = check_points(points)
     if min_cluster_size < 2:
         raise UserError(f"min_cluster_size must be at least 2, got {min_cluster_size}")
-    kept, which = twins(x)
+    kept, which = distinct(x)
     if len(kept) < min_cluster_size:
         return np.full(len(x), -1)
     labels: np.ndarray = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(x[kept])
@@ -127,7 +127,7 @@ class Components:
 def h0_deaths(points: Points) -> Float[np.ndarray, " merges"]:
     """Distances at which the H0 classes (Vietoris-Rips) of distinct points die, descending."""
     x = check_points(points)
-    x = check_points(x[twins(x)[0]], least=2)
+    x = check_points(x[distinct(x)[0]], least=2)
     tree = AgglomerativeClustering(linkage="single", n_clusters=None, distance_threshold=0)
     return np.sort(tree.fit(x).distances_)[::-1]  # without a matrix of all distances
 
@@ -141,7 +141,7 @@ def h0_components(
     apart. c is the 1 - alpha quantile of the Hausdorff distance from the sample to its resamples.
     """
     x = check_points(points)
-    x = x[twins(x)[0]]
+    x = x[distinct(x)[0]]
     if len(x) < 3:
         return NotEstimable(f"{len(x)} distinct points, at least 3 are needed")
     rng = np.random.default_rng(random_state)

@@ -9,13 +9,14 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.spatial.distance import pdist, squareform
 
-from saerepgeo_lib.geometry.points import Points, check_points, twins
+from saerepgeo_lib.geometry.points import Points, check_points, distinct
 from saerepgeo_lib.stats.estimates import Estimate, NotEstimable
 
 MIN_POINTS = 5  # distinct points below which no dimension is given
 DISCARD = 0.1  # share of largest ratios that TwoNN treats as censored (Facco et al. 2017)
 NEIGHBOURS = 10  # of the second opinion
 N_GROUPS = 10  # of the jackknife
+_GAP, _MOST = 100, 0.1  # ratios of successive distances that one dimension gives 1 point in 100
 _ROUNDING = 1e-9  # logarithms of ratios below this are the rounding of equal distances
 Distances = Float[np.ndarray, "kept kept"]
 
@@ -78,7 +79,7 @@ def two_nn_misfit(points: Points) -> float:
 def _distances(points: Points, *, least: int = 1) -> Distances:
     """Distances between the distinct points."""
     x = check_points(points)
-    return squareform(pdist(check_points(x[twins(x)[0]], least=least)))
+    return squareform(pdist(check_points(x[distinct(x)[0]], least=least)))
 
 
 def _local(distances: Distances, k: int) -> Float[np.ndarray, " kept"] | NotEstimable:
@@ -88,14 +89,26 @@ def _local(distances: Distances, k: int) -> Float[np.ndarray, " kept"] | NotEsti
     inverse = _inverse(distances, k)
     if inverse.max() < _ROUNDING:
         return NotEstimable("every point has all its neighbours at one distance")
+    nearest = _nearest(distances, k)
+    gaps = (nearest[:, 1:] > _GAP * nearest[:, :-1]).any(axis=1).mean()
+    if gaps > _MOST:
+        return NotEstimable(
+            f"{gaps:.0%} of the points have neighbours {_GAP} times as near as the next ones: "
+            "the cloud has two scales, as near-copies give it"
+        )
     return inverse
 
 
 def _inverse(distances: Distances, k: int) -> Float[np.ndarray, " kept"]:
     """1/d of each point from its k nearest neighbours, or as many as there are; 2: log mu."""
-    k = min(k, len(distances) - 1)
-    nearest = np.sort(np.partition(distances, k, axis=1)[:, : k + 1], axis=1)[:, 1:]
+    nearest = _nearest(distances, k)
     return np.log(nearest[:, -1:] / nearest[:, :-1]).mean(axis=1)
+
+
+def _nearest(distances: Distances, k: int) -> Float[np.ndarray, "kept k"]:
+    """Distances of each point to its k nearest neighbours, ascending, or as many as there are."""
+    k = min(k, len(distances) - 1)
+    return np.sort(np.partition(distances, k, axis=1)[:, : k + 1], axis=1)[:, 1:]
 
 
 def _censored_pareto(log_mu: Float[np.ndarray, " n"]) -> tuple[float, int]:

@@ -6,6 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.cluster.hierarchy import linkage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from saerepgeo_lib.activations.latents import encode
@@ -13,6 +17,7 @@ from saerepgeo_lib.errors import UserError
 
 Points = Float[np.ndarray, "n d"]
 VARIANCE = 0.9  # share that the leading principal coordinates hold, the same in every space
+_COPY, _NEAR, _SOME = 1e-3, 1e-4, 500  # see `distinct`
 
 
 def check_points(points: Points, *, least: int = 1) -> Points:
@@ -35,6 +40,35 @@ def twins(points: Points) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " n
     rows = points + 0.0  # -0 becomes 0
     which = np.array([number.setdefault(row.tobytes(), len(number)) for row in rows])
     return np.unique(which, return_index=True)[1], which
+
+
+def distinct(points: Points) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " n"]]:
+    """As `twins`, for points that are copies up to rounding too.
+
+    Copies are nearer than a thousandth of the typical distance between neighbours (the median edge
+    of the minimum spanning tree of at most 500 points, those within a ten-thousandth of the radius
+    left out, so that it is not one of copies), or than four units in the last place: of single
+    precision, if that holds the values exactly. On a line, where neighbours come closest by chance,
+    this joins one pair of distinct points in about a thousand.
+    """
+    kept, which = twins(points)
+    x = points[kept]
+    if len(x) < 3:
+        return kept, which
+    some = x[np.linspace(0, len(x) - 1, min(len(x), _SOME)).astype(int)]
+    edges = linkage(some, method="single")[:, 2]
+    apart = edges[edges > _NEAR * rms_radius(some)]
+    with np.errstate(over="ignore"):
+        single = (x.astype(np.float32) == x).all()
+    rounding = 4 * np.finfo(np.float32 if single else float).eps * np.linalg.norm(x, axis=1).max()
+    tolerance = max(_COPY * np.median(apart) if len(apart) else 0.0, rounding)
+    i, j = KDTree(x).query_pairs(tolerance, output_type="ndarray").T
+    if not len(i):
+        return kept, which
+    group = connected_components(coo_array((np.ones(len(i)), (i, j)), (len(x), len(x))))[1]
+    _, first, number = np.unique(group, return_index=True, return_inverse=True)
+    order = first.argsort()  # groups in the order in which their first points come
+    return kept[first[order]], order.argsort()[number][which]
 
 
 def rms_radius(points: Points) -> float:

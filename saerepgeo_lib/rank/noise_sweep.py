@@ -126,7 +126,7 @@ def sweep(
         raise UserError(f"two representations would be named {', '.join(taken)}; rename the SAEs")
     rows = aligned_rows(acts, max_slots=max_slots)
     x = acts.x[rows.flatten()]
-    sigma = rms(acts.x) if scaling == "relative" else 1.0
+    sigma = rms(acts.x, massive="keep") if scaling == "relative" else 1.0
     result = Sweep(levels, seeds, sigma, (rows.shape[0], rows.shape[1]))
     for label in labels:
         result.make_room(label)

@@ -20,16 +20,26 @@ def aligned_rows(acts: TokenActivations, *, max_slots: int | None = None) -> Int
 
     Slot 0 is the last token of the prompt's entity (if it has one); then come its other content
     tokens in reading order. Every prompt is cut to the length of the shortest, and to `max_slots`.
+    Where tokens with massive activations were left out, so is a prompt that lost one of its entity,
+    or became shorter than those that lost none. Raises UserError if no prompt remains.
     """
     if max_slots is not None and max_slots < 1:
         raise UserError(f"max_slots must be at least 1, got {max_slots}")
-    orders = []
+    orders, before = [], acts if acts.whole is None else acts.whole
     for p in acts.prompt.unique():
-        rows = (acts.prompt == p).nonzero()[:, 0]
-        entity = rows[acts.in_entity[rows]][-1:]
-        orders.append(torch.cat([entity, rows[~torch.isin(rows, entity)]]))
-    n_slots = min(len(rows) for rows in orders)
-    return torch.stack([rows[:n_slots][:max_slots] for rows in orders])
+        rows, full = ((part.prompt == p).nonzero()[:, 0] for part in (acts, before))
+        entity = rows[acts.in_entity[rows]]
+        lost = len(full) - len(rows), int(before.in_entity[full].sum()) - len(entity)
+        order = torch.cat([entity[-1:], rows[~torch.isin(rows, entity[-1:])]])
+        orders.append((order, *lost))
+    n_slots = min([len(rows) for rows, lost, _ in orders if not lost] or [1])
+    kept = [rows for rows, _, of_entity in orders if len(rows) >= n_slots and not of_entity]
+    if not kept:
+        raise UserError(
+            "every prompt lost its entity's token, as it has massive activations; read at another "
+            "hook, or keep such tokens: massive='keep'"
+        )
+    return torch.stack([rows[:n_slots][:max_slots] for rows in kept])
 
 
 def unfold(tensor: Float[Tensor, "P T F"], mode: int) -> Float[Tensor, "n rest"]:

@@ -207,12 +207,13 @@ def token_choices(acts: TokenActivations) -> dict[str, TokenActivations]:
     tokens, source = acts.tokens, acts.source
     assert tokens is not None
     every, size = torch.ones_like(tokens.attention), len(tokens.ids)  # one batch: equal padding
-    chosen = {
+    chosen = {  # theirs with tokens that are massive, as a BOS token can be
         name: replace(tokens, content=kept, entity=tokens.entity & kept)
         for name, kept in ((CONTENT, tokens.content), (EVERY, tokens.attention), (PADDED, every))
     }
+    options: dict[str, Any] = {"source": source, "batch_size": size, "massive": "keep"}
     return {
-        name: read_activations(source.model, kept, source.hook, source=source, batch_size=size)
+        name: read_activations(source.model, kept, source.hook, **options)
         for name, kept in chosen.items()
     }
 
@@ -259,7 +260,7 @@ def noise_differences(
     for scaling in scalings:
         options: dict[str, Any] = {"seeds": seeds, "description": f"{scaling} noise"}
         ranks[scaling] = rank_table(sweep(acts, saes, sparse=(), scaling=scaling, **options))
-    return saturation(ranks), rms(acts.x)
+    return saturation(ranks), rms(acts.x, massive="keep")
 
 
 def saturation(ranks: Mapping[str, pd.DataFrame], *, mode: int = 3) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from saerepgeo_lib.activations.sae_config import same_place
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import choose
 from saerepgeo_lib.stats.claims import Claim
+from saerepgeo_lib.text import code, plain
 
 CAREFUL = 0.15  # FVU above which results are to be read with care
 UNFIT = 1.0  # FVU from which nothing is judged: the mean of the tokens does as well
@@ -105,7 +106,7 @@ class Trust:
         ]
         if not cases:
             return ""
-        where = "; ".join(cases)
+        where = plain("; ".join(cases))
         return f"**Read with care**, the fit here is poorer than an FVU of {CAREFUL}: {where}."
 
     @property
@@ -118,7 +119,7 @@ class Trust:
     @property
     def doubted(self) -> str:
         """What is in doubt (Markdown), for pages without a choice; empty if nothing is."""
-        said = [f"- {reason}" for reason in dict.fromkeys(d.reason for d in self.doubts)]
+        said = [f"- {plain(reason)}" for reason in dict.fromkeys(d.reason for d in self.doubts)]
         return "\n".join(["**Not to be trusted**, and not judged:\n", *said, "\n"]) if said else ""
 
     @property
@@ -130,13 +131,16 @@ class Trust:
             labels = ",".join(dict.fromkeys(d.autoencoder for d in mine if d.autoencoder))
             if mine and overruled:
                 lines.append(
-                    f"**Judged in spite of doubt**, since `judge_anyway` names {labels}:\n"
+                    f"**Judged in spite of doubt**, since `judge_anyway` names {plain(labels)}:\n"
                 )
             elif mine:
                 lines.append("**Withheld**: numbers and verdicts of claims that rest on this.\n")
-            lines += [*dict.fromkeys(f"- {doubt.reason}" for doubt in mine)] + [""] * bool(mine)
+            lines += [*dict.fromkeys(f"- {plain(doubt.reason)}" for doubt in mine)] + [""] * bool(
+                mine
+            )
             if labels and not overruled:
-                lines.append(f'To see them all the same, set `judge_anyway = "{labels}"`.\n')
+                setting = code(f'judge_anyway = "{labels}"')
+                lines.append(f"To see them all the same, set {setting}.\n")
         lines += [self.poor] * bool(self.poor)
         share = f"{100 * (1 - CAREFUL):.0f} %"
         return "\n".join(lines) or f"Every SAE explains at least {share} of these tokens' variance."

@@ -100,7 +100,7 @@ def placement(like: Float[Tensor, "tokens d"]) -> Callable[[Points], Float[Tenso
 
     def place(points: Points) -> Float[Tensor, "n width"]:
         y = torch.from_numpy(points - points.mean(axis=0)).to(like) @ directions[: points.shape[1]]
-        return mean + y * (spread / rms(y))
+        return mean + y * (spread / rms(y, massive="keep"))
 
     return place
 
@@ -121,7 +121,9 @@ def scores(
         profiles, generator = [], stream(seed, "permutation")
         for level in levels:
             noise = stream(seed, "noise")
-            noisy = add_noise(x, level * rms(x), scaling="absolute", generator=noise)
+            noisy = add_noise(
+                x, level * rms(x, massive="keep"), scaling="absolute", generator=noise
+            )
             z = float64(encoder(noisy)).cpu()
             s = singular_values(z).numpy()
             if level == 0:
