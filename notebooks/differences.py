@@ -264,7 +264,7 @@ changing, others = (
     for changes in (True, False)
 )
 Markdown(
-    f"Withheld. {fit.reason()}"
+    fit.text
     if fit.reason()
     else f"By their criteria these make a difference in this run: {changing}. These do not: {others}."
 )

@@ -149,7 +149,7 @@ def test_one_call_gives_the_dose_response_of_a_concept(acts, case):
     assert repr(result) == (
         "DoseResponse of days: pushed, valid to 1.2 times the separability, the error is "
         f"{rows['MSE'].iloc[0]:.2f} (TopK SAE) of what it was\n"
-        f"rho*, above 1 where the SAE shrinks: {law.optimum:.2f} (TopK SAE)"
+        f"rho*, above 1 where the SAE shrinks: {law.optimum:.2f} (TopK SAE); FVU up to 0.33"
     )
     for path, title in ((None, PUSH["valid"]), (UNIFORM, UNIFORM)):
         ax = result.plot(path=path)
