@@ -46,6 +46,7 @@ if fault in ("late user", "no record") or seconds > 9:
     from IPython.display import Markdown, display
     display(Markdown("Something was computed."))
 
+# %%
 time.sleep(seconds)
 if Path(folder, "mended").exists():
     fault = ""
