@@ -97,7 +97,7 @@ def check_folder(name: str | Path) -> dict[str, Any]:
         check_normalisation(cfg.get("normalize_activations"))
         shapes = shapes_in(weights)
         check_shapes(shapes, cfg["d_in"], cfg["d_sae"])
-        if "threshold" not in str(list(shapes)) and cfg.get("architecture") == "jumprelu":
+        if "threshold" not in shapes and cfg.get("architecture") == "jumprelu":
             raise UserError("a JumpReLU SAE needs a threshold, and there is none among the weights")
     except UserError as error:
         raise UserError(f"cannot load the SAE in {folder}: {error}") from None

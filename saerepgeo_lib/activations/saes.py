@@ -96,9 +96,10 @@ def _checking(read: Callable[..., Any]) -> Callable[..., Any]:
     """A loader of SAELens whose configuration is checked before SAELens fills its gaps."""
 
     def checked(*given: Any, **options: Any) -> Any:
-        cfg, *rest = read(*given, **options)
+        cfg, weights, *rest = read(*given, **options)
         check_config(cfg)
-        return for_saelens(cfg), *rest
+        check_shapes({name: w.shape for name, w in weights.items()}, cfg["d_in"], cfg["d_sae"])
+        return for_saelens(cfg), weights, *rest
 
     return checked
 
