@@ -106,7 +106,8 @@ def test_the_table_of_case_2_loses_its_outcomes_and_keeps_its_numbers():
     doubt = Doubt("days", "bad", "entity", "It does not fit.")
     table = pd.DataFrame({
         "concept": "days", "SAE": ["bad", "bad", "good"], "tokens": ["entity", "content", "entity"],
-        "outcome": "claimed", "note": "", "value": [1.0, 2.0, 3.0],
+        "outcome": "claimed", "note": "", "value": [1.0, 2.0, 3.0], "measure": "m",
+        "kind": "residual",
     })  # fmt: skip
     after = Trust(doubts=(doubt,)).withheld_outcomes(table)
     assert list(after["outcome"]) == ["cannot be tested", "claimed", "claimed"]
