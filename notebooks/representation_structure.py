@@ -69,8 +69,7 @@ device: str = "auto"  # auto, cpu, cuda or mps
 #
 # As in [Case 1](stratified_manifold.ipynb), only **content tokens** count; padding, special tokens and function words are left
 # out, never clustered. Each token is represented in several *spaces*: the residual stream, the latents of each autoencoder, and
-# the latents of random encoders: random directions, a TopK activation with the L0 of the SAE, several draws whose measures are
-# averaged.
+# the latents of random encoders: random directions, a TopK activation with the L0 of the SAE, averaged over several draws.
 
 # %% tags=["hide-input"]
 record = Record.start("representation_structure", globals())
@@ -218,8 +217,7 @@ wide.style.format(precision=2).hide(axis="index")
 # Standardise, scale rows to length one, UMAP to 50 dimensions, HDBSCAN `[authors' code]`. UMAP draws random numbers: how much
 # does the seed decide? *Stability* is the mean adjusted Rand index between the clusterings of two seeds (1: the same). The
 # dimensions here are those of the UMAP coordinates, as in the authors' code; they tell about UMAP, which was asked for 50. Every
-# seed runs on one core, so that it gives the same numbers each time; UMAP's parallel mode would be faster and would not. The
-# seeds are spread over the cores instead.
+# seed runs on one core, so that it gives the same numbers each time (UMAP's parallel mode does not).
 
 # %%
 with record.stage("authors' pipeline"):
@@ -296,8 +294,7 @@ differences.query("SAE == @sae")[
 # %% [markdown]
 # ## Entity tokens alone
 #
-# On all content tokens most clusters are frame words, and say little about the concept. Here are the same measures on the
-# entities' tokens only.
+# On all content tokens most clusters are frame words, and say little about the concept. Here is the same on the entities alone.
 
 # %%
 with record.stage("entity tokens"):

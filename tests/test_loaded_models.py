@@ -58,6 +58,17 @@ def test_weights_that_are_not_finite_are_refused(ending, value, dtype, words, tm
     refused(words, load_model, str(folder), dtype=dtype)
 
 
+def test_a_file_that_is_cut_short_is_refused(tmp_path):
+    weights = put_tiny(tmp_path, "LlamaForCausalLM") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:9_000])
+    refused("cannot load the model .*: Error while deserializing", load_model, str(tmp_path))
+
+
+def test_a_switch_of_the_configuration_that_the_bridge_does_not_know_is_refused(tmp_path):
+    put_tiny(tmp_path, "GPT2LMHeadModel", scale_attn_weights=False)
+    refused("GPT2LMHeadModel is not the model's", load_model, str(tmp_path))
+
+
 def test_an_overflow_in_float16_says_how_many_rows_and_what_to_do(tmp_path, capsys, small_sae):
     """Each weight is one that float16 holds, what a block makes of them is not."""
     folder = put_tiny(tmp_path / "m", "LlamaForCausalLM")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError
+from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 from transformers.activations import ACT2FN, NewGELUActivation
@@ -117,7 +118,7 @@ def load_model(
                 model.enable_compatibility_mode(disable_warnings=True, **fold)
     except UserError:
         raise
-    except (*FAULTS, OSError, ImportError) as error:
+    except (*FAULTS, SafetensorError, OSError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         reason = reason.partition(" Available architectures")[0]  # all 150 of them
         advice = f" ({_advice(name, error)})" if isinstance(error, OSError) else ""
