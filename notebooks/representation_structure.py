@@ -217,7 +217,8 @@ wide.style.format(precision=2).hide(axis="index")
 # Standardise, scale rows to length one, UMAP to 50 dimensions, HDBSCAN `[authors' code]`. UMAP draws random numbers: how much
 # does the seed decide? *Stability* is the mean adjusted Rand index between the clusterings of two seeds (1: the same). The
 # dimensions here are those of the UMAP coordinates, as in the authors' code; they tell about UMAP, which was asked for 50. Every
-# seed runs on one core, so that it gives the same numbers each time (UMAP's parallel mode does not).
+# seed runs on one core, so that it gives the same numbers each time (UMAP's parallel mode does not). Concepts of fewer than
+# 60 tokens are left out: they cannot fill 50 dimensions.
 
 # %%
 with record.stage("authors' pipeline"):
@@ -227,6 +228,7 @@ with record.stage("authors' pipeline"):
             seeds=record.seeds, min_cluster_size=min_cluster_size,
         )
         for name, case in list(compared.items())[:n_umap_concepts]
+        if len(case.acts) >= 60
     }  # fmt: skip
 record.tables["authors"] = studies.joined(by_seed)
 record.tables["authors"].style.format(precision=2).hide(axis="index")
