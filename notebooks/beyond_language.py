@@ -80,7 +80,6 @@ n_random: int = 1  # draws of the random encoder of each SAE in Case 2
 n_bootstrap: int = 1000  # resamples of the images in Case 3
 seed: int = 0  # seed of every random draw of this page
 judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
-judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% [markdown]

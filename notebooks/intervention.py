@@ -94,11 +94,14 @@ for name in studies.SteeringExperiment.TABLES:
     with record.stage(name):
         record.tables[name] = getattr(case3, name)
 law, responses = case3.shrinkage, case3.responses
-fit, with_massive = page_trust(record, acts), []
-if any(a.whole for a in acts):
-    cases = studies.cases_of([a.whole or a for a in acts], **grouped)
-    whole = studies.SteeringExperiment(cases, **settings)
-    with_massive = case3_verdict.judge_steering(whole, tokens=positions)
+
+
+def judged(acts):
+    again = studies.SteeringExperiment(studies.cases_of(acts, **grouped), **settings)
+    return case3_verdict.judge_steering(again, tokens=positions)
+
+
+fit, with_massive = page_trust(record, acts), studies.with_massive(acts, judged)
 claims = case3_verdict.judge_steering(case3, tokens=positions)
 record.claims += fit.withheld(claims, with_massive)
 left_out_table(record, acts)
@@ -113,9 +116,8 @@ left_out_table(record, acts)
 # %% tags=["hide-input"]
 within = steering.within_walks(case3.walks)
 answer = case3_verdict.steering_answer_text(law, responses, record.claims, within)
-display(Markdown(fit.text), Markdown(answer))
 record.tables["answer"] = case3_verdict.steering_answer(law, case3.dose_response)
-plots.shown(record.tables["answer"])
+display(Markdown(fit.text), Markdown(answer), plots.shown(record.tables["answer"]))
 
 # %% [markdown]
 # Ranges are over concepts. MSE is relative to the unedited code, under a valid push on separability alone. *rho\** is the factor at which the error is least: all codes scaled about their mean, or the

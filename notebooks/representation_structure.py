@@ -10,12 +10,10 @@
 # - the tokens of a concept in the residual stream and in the latents, on maps;
 # - the circle on which months and days lie, and whether the latents keep it;
 # - dimension, number, arrangement and content of the clusters, with intervals, in every space;
-# - two controls that decide: a random encoder of equal L0, and a dense autoencoder;
-# - a verdict on each direction that the paper claims.
+# - two controls that decide, a random encoder of equal L0 and a dense autoencoder, and a verdict on each direction.
 #
 # **Whose is what?** Local and global representations, and the directions, are the paper's `[abstract]` `[authors' notes]`; so is
-# the pipeline with UMAP `[authors' code]`. The pipeline without it, the measures on corresponding objects, the intervals and the
-# controls are `[ours]`.
+# the pipeline with UMAP `[authors' code]`. The other pipeline, measures on corresponding objects, intervals, controls: `[ours]`.
 
 # %% tags=["remove-cell"]
 # On Colab this cell installs the project; anywhere else it does nothing.
@@ -79,8 +77,8 @@ with record.stage("residuals"):
 sizes = {"n_groups": n_groups, "n_random": n_random}
 forecasts = (studies.forecast_comparison(a, **sizes) for a in of.values())
 display(Markdown(studies.forecast_text(forecasts)))
+options = {"min_cluster_size": min_cluster_size, "seed": seed}
 with record.stage("spaces"):
-    options = {"min_cluster_size": min_cluster_size, "seed": seed}
     compared = {name: srg.compare_geometry(a, **sizes, **options) for name, a in of.items()}
 first, sae, shown = next(iter(compared)), model.sparse[0], ["residual", *model.saes]
 overview = {
@@ -208,8 +206,7 @@ wide.style.format(precision=2).hide(axis="index")
 # model, names = srg.load("minilm"), ("months", "days")
 # tables = {name: srg.compare_geometry(model.activations(name)).table for name in names}
 # table = studies.joined(tables).assign(preset="minilm")
-# table.to_csv("structure.csv")
-# studies.wide_table(table).to_latex("structure.tex")
+# table.to_csv("structure.csv"); studies.wide_table(table).to_latex("structure.tex")
 # ```
 #
 # ## The authors' pipeline, over seeds
@@ -262,10 +259,15 @@ record.tables["procrustes"].style.format(precision=3).hide(axis="index")
 # A claim **holds** for a case (SAE and concept) if the difference has the claimed sign with its 95 % interval over frames and p
 # at most 0.05. The translation into a measure is ours; the paper's own definitions of merging and distinction were not at hand.
 
-# %%
-whole = [srg.compare_geometry(a.whole, **sizes, **options) for a in of.values() if a.whole]
+
+# %% tags=["hide-input"]
+def again(acts):
+    return [srg.compare_geometry(a, **sizes, **options).compared for a in acts]
+
+
 every = pd.concat(case.compared for case in compared.values())
-differences = fit.withheld_outcomes(every, (case.compared for case in whole))
+with_massive = studies.with_massive([a for a in of.values() if a.whole], again)
+differences = fit.withheld_outcomes(every, with_massive)
 record.tables["compared"] = differences
 record.claims += fit.withheld(studies.geometry_claims(differences))
 
@@ -308,7 +310,9 @@ with record.stage("entity tokens"):
     tables = studies.joined({name: case.table for name, case in alone.items()})
 record.tables["structure_entities"] = tables
 if alone:
-    differences = fit.withheld_outcomes(pd.concat(case.compared for case in alone.values()))
+    with_massive = studies.with_massive([c.acts for c in alone.values() if c.acts.whole], again)
+    every = pd.concat(case.compared for case in alone.values())
+    differences = fit.withheld_outcomes(every, with_massive)
     record.tables["compared_entities"] = differences
     record.claims += fit.withheld(studies.geometry_claims(differences))
     words = studies.geometry_verdict_text(studies.geometry_agreement(differences))
@@ -317,8 +321,7 @@ Markdown(words if alone else "Skipped: too few entity tokens.")
 # %% [markdown]
 # ## Summary
 #
-# - Most local representations of all content tokens are words of the sentences; what holds for them need not hold for
-#   the concept.
+# - Most local representations are words of the sentences; what holds for them need not hold for the concept.
 # - A difference to the residual stream is not yet an effect of *learned* sparsity: look at both controls.
 # - Cluster counts depend on the pipeline, on the least size of a cluster and, with UMAP, on the seed.
 # - With one preset, agreement here is over SAEs and concepts, not over models.

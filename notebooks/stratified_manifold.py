@@ -29,6 +29,8 @@ if "COLAB_RELEASE_TAG" in os.environ:
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
 # %%
+from functools import partial
+
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -241,9 +243,14 @@ Markdown(studies.ceiling_text(sweeps, ranks, rule=rank_rule, mode=rank_mode))
 # room to vary, because it starts at its own ceiling. The paper's inference from variability to stratification needs a varying rank and every null
 # exceeded; it holds *in part* if all comparisons that can be tested hold. Intervals and p cover noise draws and nulls, not the choice of prompts.
 
+
 # %%
-whole = [srg.rank_profile(a.whole, tau=tau, **options | sizes) for a in acts.values() if a.whole]
-with_massive = studies.rank_claims(whole, sparse=model.sparse)
+def judged(acts, **sizes):
+    found = [srg.rank_profile(a, tau=tau, **options | sizes) for a in acts]
+    return studies.rank_claims(found, sparse=model.sparse)
+
+
+with_massive = studies.with_massive([a for a in acts.values() if a.whole], partial(judged, **sizes))
 claims = studies.rank_claims(profiles.values(), sparse=model.sparse)
 record.claims += fit.withheld(claims, with_massive)
 table = studies.claims_table(record.claims).drop(columns="statistic")
@@ -277,11 +284,13 @@ record.tables["by_rule"].style.format(precision=2).hide(axis="index")
 # %%
 with record.stage("entity tokens"):
     alone = [
-        srg.rank_profile(a.at("entity"), seeds=record.seeds[:7], max_slots=1, tau=tau, **options)
+        a.at("entity")
         for a in acts.values()
-        if positions == "content" and len(a.concept.entities) > 1
+        if positions == "content" and len(a.concept.entities) > 1 and a.in_entity.any()
     ]
-entity_claims = fit.withheld(studies.rank_claims(alone, sparse=model.sparse))
+    few = partial(judged, seeds=record.seeds[:7], max_slots=1)
+    with_massive = studies.with_massive([a for a in alone if a.whole], few)
+    entity_claims = fit.withheld(few(alone), with_massive)
 record.claims += entity_claims
 Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped.")
 
@@ -322,7 +331,7 @@ Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped
 # Ranges are over the cases of this run (concepts, autoencoders, controls); each stands in the record with interval, p and n.
 
 # %% tags=["hide-input"]
-record.numbers["sigma"] = {name: rms(a.x) for name, a in acts.items()}
+record.numbers["sigma"] = {name: rms(a.x, massive="keep") for name, a in acts.items()}
 record.numbers["tensor_shape"] = {name: list(sweep.tensor_shape) for name, sweep in sweeps.items()}
 record.write()
 display(plots.shown(studies.reported_against_found(record.claims)))

@@ -23,7 +23,7 @@ GIB = 2.0**30
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.01, "about 1 seconds"), (59, "about 59 seconds"), (5_000, "about 83 minutes"),
+    [(0.01, "about a second"), (59, "about 59 seconds"), (5_000, "about 83 minutes"),
      (7_200, "about 2 hours"), (1e6, "about 280 hours")],
 )  # fmt: skip
 def test_a_forecast_in_words(seconds, words):

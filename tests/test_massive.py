@@ -2,16 +2,36 @@
 
 from dataclasses import replace
 
+import hub
 import numpy as np
 import pytest
 import torch
+from run_page import few_days, in_a_file, run_page
+from sae_lens import TopKSAE, TopKSAEConfig
+from safetensors.torch import load_file, save_file
 
 import saerepgeo_lib as srg
 from saerepgeo_lib.activations.latents import fit_on, fvu
+from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.residual_stream import add_noise, is_massive, rms, times_median
 from saerepgeo_lib.activations.token_activations import TokenActivations
+from saerepgeo_lib.companion.cli import main
+from saerepgeo_lib.files import read_json
 from saerepgeo_lib.rank.unfoldings import aligned_rows
+from saerepgeo_lib.stats.claims import Claim
+from saerepgeo_lib.studies.trust import Trust, trust_in, with_massive
 
+HOOK = "blocks.0.hook_out"  # behind one block, whose norms do not see the length of an embedding
+CASES = {
+    "stratified_manifold": {"noise_levels": [0.0, 0.1], "n_seeds": 7, "max_slots": 1},
+    "representation_structure": {
+        "n_random": 1, "n_groups": 3, "n_umap_concepts": 0, "min_cluster_size": 4,
+    },
+    "intervention": {
+        "n_steps": 2, "n_walks": 1, "n_bootstrap": 40, "n_groups": 3, "n_downstream": 0,
+        "grouping": "entities",
+    },
+}  # fmt: skip
 ISSUE = (406, 64, range(7), 640.0)  # rows, width, which rows, by how much one component
 
 
@@ -115,8 +135,8 @@ def test_an_entity_that_lost_all_its_tokens_is_named_and_none_is_said(months):
 
 def test_one_massive_token_moves_nothing_in_the_three_cases(months):
     """Its prompt has tokens enough, so that even the tensor is that of the others."""
-    counts = np.bincount(months.prompt)
-    row = int(((months.prompt == int(counts.argmax())) & ~months.in_entity).nonzero()[-1])
+    longest = int(np.bincount(months.prompt).argmax())
+    row = int(((months.prompt == longest) & ~months.in_entity).nonzero()[-1])
     acts, others = planted(months, row)
     small = {"levels": [0, 1], "seeds": [0]}
     a, b = (srg.rank_profile(each, **small) for each in (acts, others))
@@ -128,3 +148,113 @@ def test_one_massive_token_moves_nothing_in_the_three_cases(months):
     a, b = (srg.dose_response(each, **small) for each in (acts, others))
     np.testing.assert_allclose(a.table["MSE"], b.table["MSE"], rtol=0.01)
     np.testing.assert_allclose(a.shrinkage["rho*"], b.shrinkage["rho*"], rtol=0.01)
+
+
+def finding(verdict, **case):
+    return Claim(
+        "case1-rank-varies", "r", 0.5, 0.1, 0.9, 0.01, 7, verdict, "days", "content", **case
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "other", "turns"),
+    [("holds", "does not hold", True), ("holds", "holds", False), ("holds in part", "holds", True),
+     ("cannot be tested here", "holds", False), ("holds", "cannot be tested here", False)],
+)  # fmt: skip
+def test_a_verdict_that_turns_with_massive_tokens_is_withheld(verdict, other, turns):
+    mine, not_compared = finding(verdict, autoencoder="A"), finding("holds", autoencoder="B")
+    kept, also = Trust().withheld([mine, not_compared], [finding(other, autoencoder="A")])
+    assert also == not_compared and (kept == mine) != turns
+    assert not turns or "with them the verdict is another" in kept.reason
+    overall = replace(mine, id="case1-stratified", verdict="holds")
+    weakest_elsewhere = replace(overall, autoencoder="B", verdict="does not hold")
+    assert Trust().withheld([overall], [weakest_elsewhere])[0].reason
+
+
+def test_the_second_computation_is_made_only_where_it_can_say_something(months):
+    row = int((~months.in_entity).nonzero()[-1])
+    acts, asked = planted(months, row)[0], []
+    assert with_massive([months], asked.append) == [] == asked
+    assert with_massive([months, acts], lambda all: map(len, all)) == [len(months)] * 2
+
+    def refuse(_):
+        raise srg.UserError("fewer than 2 clusters")
+
+    assert with_massive([acts], refuse) == []
+    said = trust_in([acts]).text
+    assert f"1 of {len(months)} tokens of months have massive" in said and "left out" in said
+    assert "They are kept" in trust_in([acts.whole]).text
+    x = months.x.clone()
+    x[::3] += 1e3
+    crowd = replace(months, x=x, massive_tokens=None)
+    assert crowd.whole is None and "too many to be exceptions" in trust_in([crowd]).text
+    assert "massive" not in trust_in([months]).text
+
+
+@pytest.fixture(scope="module")
+def massive_word(tmp_path_factory):
+    """A tiny model in which one word's embedding is massive, and an SAE that fits the others."""
+    folder = tmp_path_factory.mktemp("massive")
+    model = hub.put_model(folder, "openai-community/gpt2")
+    concept, (weights,) = few_days(), model.glob("*.safetensors")
+    plain = srg.ModelWithSAEs(load_model(str(model)), {"mine": _sae(model)}).activations(concept)
+    row = int((~plain.in_entity).nonzero()[0])
+    word = int(plain.tokens.ids[plain.prompt[row], plain.position[row]])
+    tensors = load_file(weights)
+    tensors["transformer.wte.weight"][word] *= 300
+    save_file(tensors, weights, metadata={"format": "pt"})
+    _sae(model).save_model(folder / "sae")
+    others = plain.tokens.ids[plain.prompt, plain.position] != word
+    given = in_a_file(concept, folder) | {"preset": str(folder / "sae")}
+    return given, plain.words[row], int((~others).sum()), rms(plain.x[others])
+
+
+def _sae(model):
+    torch.manual_seed(0)
+    sae = TopKSAE(TopKSAEConfig(k=3 * hub.WIDTH // 4, d_in=hub.WIDTH, d_sae=2 * hub.WIDTH))
+    with torch.no_grad():  # x = relu(x) - relu(-x)
+        sae.W_enc.copy_(torch.cat([torch.eye(hub.WIDTH), -torch.eye(hub.WIDTH)], 1))
+        sae.W_dec.copy_(sae.W_enc.T)
+    sae.cfg.metadata.hook_name, sae.cfg.metadata.model_name = HOOK, str(model)
+    return sae
+
+
+@pytest.mark.slow
+def test_a_run_names_the_tokens_and_its_scale_is_that_of_the_others(massive_word, tmp_path):
+    given, word, n, sigma = massive_word
+    given = given | CASES["stratified_manifold"]
+    words = [w for k, v in given.items() for w in ("-p", k, str(v))]
+    for massive in ("leave out", "keep"):
+        out = tmp_path / massive.replace(" ", "-")
+        flags = [*words, "-p", "massive", massive, "-o", str(out)]
+        assert main(["run", "stratified_manifold", *flags]) == 0
+        (path,) = out.glob("*/*.record.json")
+        record, left = read_json(path), massive == "leave out"
+        found = record["numbers"]["sigma"]["days"] / sigma
+        assert found == pytest.approx(1, rel=0.01) if left else found > 5
+        assert record["tables"]["massive"]["token"] == [word] * n
+        page = path.with_name("stratified_manifold.ipynb").read_text()
+        assert ("They are left out" in page) == left and ("They are kept" in page) != left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", CASES)
+def test_pages_compare_verdicts_with_those_that_massive_tokens_give(
+    page, massive_word, tmp_path, unchecked
+):
+    given, word, n, _ = massive_word
+    (_, out), (_, kept) = (
+        run_page(page, tmp_path, **given, **CASES[page], massive=massive)
+        for massive in ("leave out", "keep")
+    )
+    assert out["tables"]["massive"]["token"] == [word] * n
+    places = [
+        {tuple(str(c[k]) for k in ("id", "statistic", "tokens", "autoencoder", "against",
+                                   "condition", "dose")): c for c in record["claims"]}
+        for record in (out, kept)
+    ]  # fmt: skip
+    turned = [c for c in out["claims"] if "massive activations decide" in c["reason"]]
+    for place, claim in places[0].items():
+        if claim["verdict"] != "cannot be tested here" and place in places[1]:
+            assert places[1][place]["verdict"] in (claim["verdict"], "cannot be tested here")
+    assert all(c["verdict"] == "cannot be tested here" for c in turned)

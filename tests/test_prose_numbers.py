@@ -79,7 +79,10 @@ EXPLAINED = {
         "With 12 prompts": "an exercise",
     },
     "differences": {"adjusted Rand index below 0.9": "studies/differences_verdict"},
-    "how_to_read": {"You need Python 3.11 to 3.13": "those tested"},
+    "how_to_read": {
+        "You need Python 3.11 to 3.13": "those tested",
+        "92 of the 157 architectures": "held by test_architectures",
+    },
     "whose_is_what": {
         "Noise levels 0, 0.02": "rank/noise_sweep",
         "UMAP to 50 dimensions": "geometry/clusters",

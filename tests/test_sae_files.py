@@ -47,6 +47,8 @@ REFUSED = [
     (OLD | {"activation_fn_str": "tanh-relu"}, "'tanh-relu' is not known.*ReLU instead"),
     (OLD | {"activation_fn": "gelu"}, "'gelu' is not known"),
     (V6 | {"architecture": "standard", "activation_fn": "topk", "k": 4}, "contradicts"),
+    (OLD | {"activation_fn_kwargs": {"k": 4}}, "k = 4, but its architecture 'standard' takes none"),
+    (V6 | {"architecture": "jumprelu", "k": 4}, "k = 4, but its architecture 'jumprelu' takes"),
     (V6 | {"architecture": "topk"}, "'topk' needs k.*SAELens would take 100"),
     (V6 | {"architecture": "abstopk"}, "'abstopk' needs k"),
     (V6 | {"architecture": "batchtopk"}, "in training.*save_inference_model"),
@@ -100,7 +102,10 @@ def test_a_configuration_that_hides_something_is_refused(cfg, message, folder):
      (OLD | K | {"activation_fn_str": "topk", "prepend_bos": False}, HOOK, False),
      (V6 | K | {"metadata": None}, None, None), ({"d_in": 8, "d_sae": 32} | K, None, None),
      (V6 | K | {"metadata": {"hook_name": HOOK, "prepend_bos": True}}, HOOK, True),
-     (V6 | K | {"normalize_activations": None, "activation_fn_kwargs": None}, HOOK, None)],
+     (V6 | K | {"normalize_activations": None, "activation_fn_kwargs": None}, HOOK, None),
+     (V6 | TOPK | {"architecture": "topk"}, HOOK, None),  # SAELens reads k = 100 here
+     (V6 | K | {"metadata": {"prepend_bos": True}, "hook_name": HOOK}, HOOK, True),
+     (V6 | K | {"apply_b_dec_to_input": None}, HOOK, None)],
 )  # fmt: skip
 def test_every_way_to_say_the_same_sae_gives_its_latents(cfg, hook, bos, folder, small_sae):
     x = torch.randn(5, 8)

@@ -115,9 +115,10 @@ def true_stream(model: TransformerBridge) -> Stream:
                 for hook in hooks:
                     hook.remove()
             if any(x.shape != (row.shape[1], model.cfg.d_model) for x in stream.values()):
+                sizes = " x ".join(map(str, stream[0].shape[1:]))
                 raise UserError(
-                    f"{kind} has no one residual stream: its blocks give {stream[0].shape[1:]} "
-                    f"numbers a token, not {model.cfg.d_model}; choose another model"
+                    f"{kind} has no one residual stream: its blocks give {sizes} numbers per "
+                    f"token, not {model.cfg.d_model}; choose another model"
                 )
             streams.append(stream)
     return Stream(ids, *streams)

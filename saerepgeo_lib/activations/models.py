@@ -146,7 +146,7 @@ def check_bridge(model: TransformerBridge) -> None:
 def trusted(model: TransformerBridge, *, revision: str | None = None) -> Stream:
     """The true residual stream of a few tokens, for a model with finite weights.
 
-    The tokenizer loses what TransformerLens made up, and `attention_dir` says what is.
+    The tokenizer loses what TransformerLens made up, and `attention_dir` is set to what was found.
     """
     model.eval()
     check_weights(model)

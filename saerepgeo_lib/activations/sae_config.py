@@ -18,6 +18,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("metadata", "activation_fn_kwargs", "model_from_pretrained_kwargs"), _OBJECT),
     "normalize_activations": (str | bool, "a text"),
 }
+_SAID_BESIDE = ("hook_name", "hook_head_index", "model_name", "prepend_bos")
 _OUTSIDE = re.compile(r"attn|mlp|transcoder|hook_[zqkv]\b|hook_pattern|hook_normalized")
 _STREAM = re.compile(r"blocks\.(\d+)\.(hook_out|hook_resid_post|hook_in|hook_resid_pre)")
 _NORMALISATIONS = ("none", None, False, "layer_norm", "constant_norm_rescale")  # encode does these
@@ -33,7 +34,8 @@ def metadata_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     SAELens before version 6 wrote these beside the sizes, and the hook as `hook_point`.
     """
     old = {"hook_name": cfg["hook_point"]} if cfg.get("hook_point") else {}
-    return {**old, **(cfg.get("metadata") or cfg)}
+    beside = {name: cfg[name] for name in _SAID_BESIDE if cfg.get(name) is not None}
+    return {**old, **beside, **(cfg.get("metadata") or cfg)}
 
 
 def check_config(cfg: Any) -> None:
@@ -144,8 +146,14 @@ def _check_activation(cfg: Mapping[str, Any], architecture: str) -> None:
                 "the activation function is topk, but no k is given, and SAELens would take ReLU; "
                 'write "activation_fn_kwargs": {"k": ...} with the k of the training'
             )
+    both = {str(name["k"]): name["k"] for name in (options, cfg) if "k" in name}
+    if both and not (takes_k or "topk" in given):
+        raise UserError(
+            f"{CONFIG_FILE} gives k = {' and '.join(both)}, but its architecture "
+            f"{architecture!r} takes none, and SAELens would drop it; write "
+            '"architecture": "topk", or leave k out'
+        )
     if takes_k or "topk" in given:
-        both = {str(name["k"]): name["k"] for name in (options, cfg) if "k" in name}
         if not both:
             raise UserError(
                 f"an SAE of architecture {architecture!r} needs k, the number of active latents "
@@ -169,16 +177,19 @@ def is_old(cfg: Mapping[str, Any]) -> bool:
 def for_saelens(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """A checked configuration as SAELens reads it without tripping, and without filling gaps.
 
-    Nulls are left out; metadata get a version, without which SAELens drops them; and where the use
-    of a BOS token is not stated, it stays unknown.
+    Nulls are left out; k stands where SAELens reads it; metadata get what stands beside them, and a
+    version, without which SAELens drops them; and where the use of a BOS token is not stated, it
+    stays unknown.
     """
     empty = ("metadata", "hook_name", "hook_point", "activation_fn_kwargs", "architecture",
-             "normalize_activations", "reshape_activations")  # fmt: skip
-    kept = {name: v for name, v in cfg.items() if v or name not in empty}
+             "normalize_activations", "reshape_activations", "apply_b_dec_to_input")  # fmt: skip
+    kept = {name: v for name, v in cfg.items() if v or (name not in empty and v is not None)}
+    if kept.get("architecture") in TOPK:
+        kept["k"] = kept.get("k", (cfg.get("activation_fn_kwargs") or {}).get("k"))
     if is_old(cfg):
         return {"prepend_bos": None} | kept
     if "metadata" in kept:
-        kept["metadata"] = {"sae_lens_version": "6.0.0"} | kept["metadata"]
+        kept["metadata"] = {"sae_lens_version": "6.0.0"} | metadata_of(kept)
     return kept
 
 

@@ -83,7 +83,7 @@ def check_folder(name: str | Path) -> dict[str, Any]:
     """The configuration of the SAE in a folder (or a shipped one, by name), checked from files.
 
     Weights with a card have its SHA-256, the configuration says all that decides what is computed,
-    and weights have the shapes that it says. Raises UserError else.
+    and weights have the shapes that it says. Raises UserError otherwise.
     """
     folder = folder_of(name)
     weights, card = folder / WEIGHTS_FILE, folder / CARD_FILE
@@ -123,7 +123,7 @@ def check_sha256(weights: Path, card: Path, advice: str) -> None:
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], d_in: int, d_sae: int) -> None:
-    """Refuse weights whose shapes contradict the configuration, or among which the decoder lacks.
+    """Refuse weights whose shapes contradict the configuration, or that lack the decoder.
 
     `shapes` are those of the weights by name.
     """

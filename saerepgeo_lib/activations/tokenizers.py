@@ -93,5 +93,5 @@ def check_reading(tokenizer: Any, texts: Sequence[str]) -> None:
             f"{'|'.join(here[t : t + 4])} instead of {'|'.join(there[t : t + 4])}; put "
             '"tokenizer_class": "PreTrainedTokenizerFast" into tokenizer_config.json of '
             f"{tokenizer.name_or_path} (or of a copy of that folder, named as model_name); if it "
-            "stands there, this version of transformers reads all such models so: try another"
+            "is there already, try another version of transformers"
         )

@@ -16,7 +16,7 @@ _TOGETHER = "[" + "".join(
      "Hangul")
 ) + "ー]"  # fmt: skip
 _IN_WORD = r"[\p{L}\p{M}\p{N}\u200c\u200d]"  # the last two join letters, or keep them from it
-_APOSTROPHE = r"['\u2018\u2019\u02bc\uff07]"
+_APOSTROPHE = r"['`\u00b4\u2018\u2019\u02bc\u2032\uff07]"
 _APART = rf"(?!{_TOGETHER})[\p{{L}}\p{{N}}](?:(?!{_TOGETHER}){_IN_WORD})*"
 _RUN = regex.compile(
     rf"(?P<together>(?={_TOGETHER})[\p{{L}}\p{{N}}](?:(?={_TOGETHER}|\p{{M}}){_IN_WORD})*)"

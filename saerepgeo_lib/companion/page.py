@@ -66,5 +66,10 @@ def page_trust(record: Record, acts: Iterable[TokenActivations]) -> Trust:
     found = trust_in(acts, judge_anyway=str(record.parameters.get("judge_anyway", "")))
     record.tables["fit"] = found.table
     if found.massive:
-        record.tables["massive"] = pd.concat(a.massive_tokens for a in acts)
+        tables = (
+            a.massive_tokens.assign(concept=a.concept.name)
+            for a in acts
+            if a.concept and a.massive_tokens is not None
+        )
+        record.tables["massive"] = pd.concat(tables, ignore_index=True)
     return found

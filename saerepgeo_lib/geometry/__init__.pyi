@@ -9,7 +9,6 @@ from .arrangements import (
 )
 from .clusters import cluster_pca, h0_components
 from .dimension import mle, two_nn
-from .points import principal_coordinates
 
 __all__ = [
     "aedp",
@@ -21,7 +20,6 @@ __all__ = [
     "mean_geodesic_distance",
     "mle",
     "mst_weight",
-    "principal_coordinates",
     "procrustes_test",
     "two_nn",
 ]

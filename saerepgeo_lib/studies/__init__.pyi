@@ -43,6 +43,7 @@ from .tables import (
 )
 from .trust import (
     trust_in,
+    with_massive,
 )
 
 __all__ = [
@@ -72,4 +73,5 @@ __all__ = [
     "skewness",
     "trust_in",
     "wide_table",
+    "with_massive",
 ]

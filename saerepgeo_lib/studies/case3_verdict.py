@@ -186,10 +186,14 @@ def steering_answer_text(
     tested = [c for c in claims if c.id == _HELPS]
     lines = [f"**Over {len(tested)} cases (SAE and concept) the claim {_counts(tested)}.**", ""]
     for sae in dict.fromkeys(responses["SAE"]):
+        mine = [c for c in tested if c.autoencoder == sae]
+        if mine and all(c.reason for c in mine):
+            lines.append(f"- **{plain(sae)}: withheld.** {plain(mine[0].reason)}")
+            continue
         law = shrinkage[shrinkage["SAE"] == sae]
         pushed = _above(responses[responses["SAE"] == sae], PUSH["valid"])
         lines.append(
-            f"- **{plain(sae)}: {_counts([c for c in tested if c.autoencoder == sae])}.** More "
+            f"- **{plain(sae)}: {_counts(mine)}.** More "
             f"separable helps up to AEDP x {span(law['helps up to'])} and saves at best "
             f"{span(100 * law['gain'], '.1f')} % of the error (rho* outward = "
             f"{span(law['rho* outward'])}); pushed further, the error is "

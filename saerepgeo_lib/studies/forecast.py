@@ -31,8 +31,9 @@ class Forecast:
 
     def __str__(self) -> str:
         unit, _, length = next(unit for unit in _UNITS if self.seconds >= unit[1])
-        time = max(1.0, float(f"{self.seconds / length:.2g}"))
-        return f"about {time:g} {unit} of one core and {self.memory / 2**30:.1f} GiB"
+        time = float(f"{self.seconds / length:.2g}")
+        words = f"about {time:g} {unit}" if time > 1 else "about a second"
+        return f"{words} of one core and {max(0.1, self.memory / 2**30):.1f} GiB"
 
 
 def forecast_text(forecasts: Iterable[Forecast]) -> str:

@@ -1,8 +1,9 @@
 """Whether results on a concept's tokens can be trusted: the one place that all pages ask."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from saerepgeo_lib.activations.latents import encode, fit_on
 from saerepgeo_lib.activations.prompts import names_in
-from saerepgeo_lib.activations.residual_stream import MASSIVE
+from saerepgeo_lib.activations.residual_stream import MASSIVE, times_median
 from saerepgeo_lib.activations.sae_config import same_place
 from saerepgeo_lib.activations.token_activations import TokenActivations
-from saerepgeo_lib.errors import choose
+from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.stats.claims import Claim
 from saerepgeo_lib.text import code, plain
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 CAREFUL = 0.15  # FVU above which results are to be read with care
 UNFIT = 1.0  # FVU from which nothing is judged: the mean of the tokens does as well
 COLUMNS = ("concept", "tokens", "autoencoder", "FVU", "L0", "trained at", "reads at")
@@ -91,7 +94,7 @@ class Trust:
         for claim in claims:
             label = "" if claim.id in _OVER_ALL else claim.autoencoder
             why = self.reason(concept=claim.concept, autoencoder=label, tokens=claim.tokens)
-            if with_massive.get(_case(claim), claim.verdict) != claim.verdict:
+            if _turns(claim.verdict, with_massive.get(_case(claim))):
                 why = why or _TURNED
             if why:
                 claim = replace(
@@ -112,8 +115,8 @@ class Trust:
         for row in compared.to_dict("records"):
             concept, tokens, sae = (row[key] for key in keys[:3])
             doubt = self.reason(concept=concept, autoencoder=sae, tokens=tokens)
-            same = with_massive.get(tuple(row[key] for key in keys), row["outcome"])
-            why.append(doubt or _TURNED * (same != row["outcome"]))
+            turns = _turns(row["outcome"], with_massive.get(tuple(row[key] for key in keys)))
+            why.append(doubt or _TURNED * turns)
         outcomes, notes = compared["outcome"], compared["note"]
         return compared.assign(
             outcome=["cannot be tested" if w else o for w, o in zip(why, outcomes, strict=True)],
@@ -159,7 +162,7 @@ class Trust:
                     f"**Judged in spite of doubt**, since `judge_anyway` names {plain(labels)}:\n"
                 )
             elif mine:
-                lines.append("**Withheld**: numbers and verdicts of claims that rest on this.\n")
+                lines.append("**Withheld** are claims that rest on the following:\n")
             lines += [*dict.fromkeys(f"- {plain(doubt.reason)}" for doubt in mine)] + [""] * bool(
                 mine
             )
@@ -209,16 +212,47 @@ def trust_in(
     return Trust.of(rows, sparse, anyway, massive)
 
 
+def with_massive(
+    acts: Iterable[TokenActivations], find: Callable[[list[TokenActivations]], Iterable[T]]
+) -> list[T]:
+    """What `find` finds with the massive tokens that were left out of some of these activations.
+
+    Nothing if none were, or if with them nothing can be computed (`find` raises a UserError): then
+    no verdict turns.
+    """
+    acts = list(acts)
+    whole = [a if a.whole is None else a.whole for a in acts]
+    try:
+        return list(find(whole)) if any(a.whole for a in acts) else []
+    except UserError as error:
+        logger.info("with massive activations there are no findings: %s", error)
+        return []
+
+
 def _case(claim: Claim) -> tuple[Any, ...]:
     """What distinguishes a finding from the others of a page."""
-    return (claim.id, claim.statistic, claim.concept, claim.tokens, claim.autoencoder,
-            claim.against, claim.condition, claim.dose)  # fmt: skip
+    where = ("", "") if claim.id in _OVER_ALL else (claim.autoencoder, claim.against)
+    return (claim.id, claim.statistic, claim.concept, claim.tokens, *where, claim.condition,
+            claim.dose)  # fmt: skip
+
+
+def _turns(verdict: str, other: str | None) -> bool:
+    """Whether another verdict contradicts this one: both were tested, and they differ."""
+    tested = not any(str(each).startswith("cannot be tested") for each in (verdict, other))
+    return other is not None and tested and verdict != other
 
 
 def _on_massive(acts: TokenActivations) -> Iterator[str]:
     """What is to be said of tokens with massive activations, if there are any."""
     named = acts.massive_tokens
     if named is None or named.empty:
+        if n := int((times_median(acts.x) > MASSIVE).sum()):
+            yield (
+                f"{n} of {len(acts)} tokens of {acts.concept.name if acts.concept else 'these'} "
+                f"lie more than {MASSIVE:g} times as far from the median as the median token: too "
+                "many to be exceptions, so none is left out; means and lengths are those of two "
+                "kinds of tokens."
+            )
         return
     rows = [row for _, row in named.nlargest(3, "times the median").iterrows()]
     which = "; ".join(
@@ -231,7 +265,8 @@ def _on_massive(acts: TokenActivations) -> Iterator[str]:
         f"{len(named)} of {len(acts.whole if acts.whole is not None else acts)} tokens of "
         f"{acts.concept.name if acts.concept else 'these'} have massive activations, more than "
         f"{MASSIVE:g} times as far from the median as the median token: {which}. "
-        + ("They are left out of every scale, fit and cluster." if left else
+        + ("They are left out of every scale, fit and cluster; verdicts are also computed with "
+           "them, and withheld where they turn." if left else
            "They are kept, and decide every mean.") + lost
     )  # fmt: skip
 
