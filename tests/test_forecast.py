@@ -4,9 +4,9 @@ import logging
 from dataclasses import replace
 
 import pytest
-import torch
 from conftest import HOOK
 from refusals import refused
+from sae_lens import TopKSAE, TopKSAEConfig
 from test_noise_sweep import activations
 
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs
@@ -74,13 +74,13 @@ def test_case_3_counts_every_concept_and_sae(small_sae, monkeypatch):
 
 
 def test_case_2_is_refused_before_anything_is_encoded(days, minilm, monkeypatch, caplog):
-    sae = torch.nn.Module()
-    sae.cfg = type("Config", (), {"d_in": 384, "d_sae": 10**9, "metadata": type("M", (), {
-        "hook_name": HOOK, "prepend_bos": None})})  # fmt: skip
-    model = ModelWithSAEs(minilm, {"huge": sae})
-    acts = read_concept(minilm, days.concept, HOOK, source=model)
-    refused("Case 2 .* GiB are free: set max_prompts|no number of", compare_geometry, acts)
-    assert forecast_comparison(acts).memory > 1e12
+    sae = TopKSAE(TopKSAEConfig(k=4, d_in=384, d_sae=512))
+    sae.cfg.metadata.hook_name = HOOK
+    acts = read_concept(minilm, days.concept, HOOK, source=ModelWithSAEs(minilm, {"mine": sae}))
+    monkeypatch.setattr(sae, "encode", None)
+    monkeypatch.setattr(forecast, "free_memory", lambda *_: 1e3)
+    refused("Case 2 .* GiB are free: no number of prompts", compare_geometry, acts)
+    assert forecast_comparison(acts).memory > 8 * len(acts) * 512
     monkeypatch.setattr(forecast, "free_memory", lambda *_: float("inf"))
     with caplog.at_level(logging.WARNING):
         forecast.affordable("Case 9", 70, lambda n: Forecast(1e5, 1))
