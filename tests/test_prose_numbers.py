@@ -66,6 +66,8 @@ EXPLAINED = {
         "keep the same 90 % of": "geometry/points",
         "UMAP to 50 dimensions": "geometry/clusters",
         "asked for 50": "geometry/clusters",
+        "fewer than 60 tokens": "UMAP needs more points than dimensions",
+        "fill 50 dimensions": "geometry/clusters",
     },
     "stratified_manifold": {"relative range above 5 %": "studies/case1_verdict"},
     "unfolding_a_tensor": {
