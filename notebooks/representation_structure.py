@@ -94,7 +94,7 @@ pd.DataFrame.from_dict(overview, orient="index")
 
 # %%
 fit = page_trust(record, of.values())
-display(plots.shown(fit.table), Markdown(fit.text), left_out_table(record, of.values()))
+display(Markdown(fit.text), left_out_table(record, of.values()))
 
 # %% [markdown]
 # ## Maps

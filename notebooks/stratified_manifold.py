@@ -102,7 +102,7 @@ left_out_table(record, acts.values())
 
 # %%
 fit = page_trust(record, acts.values())
-display(plots.shown(fit.table), Markdown(fit.text))
+display(plots.shown(fit.table, fit.table.columns[:5], precision=2), Markdown(fit.text))
 
 # %% [markdown]
 # ## Noise, tensor, unfoldings, rank
