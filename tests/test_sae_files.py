@@ -114,6 +114,11 @@ def test_every_way_to_say_the_same_sae_gives_its_latents(cfg, hook, bos, folder,
     assert (sae.cfg.metadata.hook_name, sae.cfg.metadata.prepend_bos) == (hook, bos)
 
 
+def test_a_setting_that_is_false_stays_false():
+    kept = sae_config.for_saelens(V6 | K | {"apply_b_dec_to_input": False})
+    assert kept["apply_b_dec_to_input"] is False
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["W_dec", "W_enc", "b_enc", "b_dec"])
 def test_weights_that_are_no_numbers_are_refused_from_a_file_and_as_an_object(

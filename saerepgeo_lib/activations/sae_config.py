@@ -182,7 +182,7 @@ def for_saelens(cfg: Mapping[str, Any]) -> dict[str, Any]:
     stays unknown.
     """
     empty = ("metadata", "hook_name", "hook_point", "activation_fn_kwargs", "architecture",
-             "normalize_activations", "reshape_activations", "apply_b_dec_to_input")  # fmt: skip
+             "normalize_activations", "reshape_activations")  # fmt: skip
     kept = {name: v for name, v in cfg.items() if v or (name not in empty and v is not None)}
     if kept.get("architecture") in TOPK:
         kept["k"] = kept.get("k", (cfg.get("activation_fn_kwargs") or {}).get("k"))
