@@ -15,7 +15,7 @@ from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.rank.unfoldings import GRAM_TOKENS
 
 logger = logging.getLogger(__name__)
-PRODUCTS, SPECTRA, DISTANCES = 4e10, 1e10, 1e9  # operations per second of one core
+PRODUCTS, SPECTRA, DISTANCES = 4e10, 7e9, 2.5e9  # operations per second of one core
 STEPS, SEARCHES = 2.5e8, 25  # latents per second that a step of a search handles; searches per SAE
 REDUCED = 200  # leading principal coordinates, about
 LONG = 1_200  # seconds of one core from which a forecast is logged as a warning
@@ -62,7 +62,7 @@ def forecast_ranks(
         each += products / PRODUCTS + spectra / SPECTRA
         held = max(held, 8 * n * width)
     at_once = min(torch.get_num_threads(), n_levels)
-    return Forecast(n_levels * n_seeds * each, (2 + 4 * at_once) * held)
+    return Forecast(n_levels * n_seeds * each, (4 + 8 * at_once) * held)
 
 
 def forecast_geometry(n_tokens: int, widths: Sequence[int], *, n_groups: int) -> Forecast:
