@@ -33,7 +33,7 @@ if "COLAB_RELEASE_TAG" in os.environ:
 import pandas as pd
 from IPython.display import Markdown
 
-from saerepgeo_lib.companion import Record, left_out_table, page_model, page_trust
+from saerepgeo_lib.companion import Record, left_out_table, page_activations, page_model, page_trust
 from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.studies import differences, differences_verdict
 
@@ -67,9 +67,7 @@ device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% tags=["hide-input"]
 record = Record.start("differences", globals(), seeds=[seed])
-acts = page_model(record).activations(
-    concept.strip(" ,"), prompts_file=prompts_file, function_words=function_words
-)
+(acts,) = page_activations(record, page_model(record)).values()
 fit = page_trust(record, [acts])
 Markdown(fit.text)
 

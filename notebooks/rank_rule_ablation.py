@@ -36,7 +36,7 @@ from IPython.display import Markdown, display
 
 from saerepgeo_lib import plots, studies, synthetic
 from saerepgeo_lib.activations import fit_on
-from saerepgeo_lib.companion import Record, page_activations, page_model
+from saerepgeo_lib.companion import Record, page_activations, page_model, page_trust
 from saerepgeo_lib.plots import house_style
 
 # %matplotlib inline
@@ -52,6 +52,7 @@ draws: int = 7  # planted data sets of each kind and shape, at least 2 (7 for th
 n_points: int = 96  # points a data set; a quarter of them on each stratum
 score: str = "relative 0.01 range"  # the score that the verdict is about
 seed: int = 0  # seed of every random draw
+judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
 device: str = "auto"  # auto, cpu, cuda or mps
 
 # %% tags=["hide-input"]
@@ -96,7 +97,9 @@ plots.plot_planted(shown)
 
 # %%
 with record.stage("residuals"):
-    real = torch.cat([acts.x for acts in page_activations(record, model).values()])
+    acts = page_activations(record, model).values()
+trust, real = page_trust(record, acts), torch.cat([a.x for a in acts])
+Markdown(trust.text)
 
 # %%
 place = synthetic.placement(real)
@@ -109,7 +112,7 @@ fit = pd.DataFrame(
     [{"data": kind} | {label: fit_on(sae, x)["FVU"] for label, sae in model.saes.items()}
      for kind, x in first.items()]
 )  # fmt: skip
-record.tables["fit"] = fit
+record.tables["fit_of_planted"] = fit
 fit.style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
@@ -214,7 +217,7 @@ record.tables["worst_auc"] = worst
 worst.style.format(precision=2).hide(axis="index")
 
 # %%
-record.claims += studies.judge_rank_rule(aucs, score, sparse)
+record.claims += trust.withheld(studies.judge_rank_rule(aucs, score, sparse))
 by_score = worst.set_index("score")
 ranges = by_score[by_score.index.str.endswith("range")]
 matched = ranges[["same covariance", "same mean dimension"]].min(axis=1)

@@ -15,6 +15,16 @@ from saerepgeo_lib.activations.prompts import load_concept
 from saerepgeo_lib.companion.notebooks import NOTEBOOK_DIR
 from saerepgeo_lib.companion.records import RECORD_VARIABLE, read_record
 
+SMALL = {  # parameters with which a case's page takes seconds
+    "stratified_manifold": {"noise_levels": [0.0, 0.1], "n_seeds": 2, "max_slots": 1},
+    "representation_structure": {
+        "n_random": 1, "n_groups": 3, "n_umap_concepts": 0, "min_cluster_size": 4,
+    },
+    "intervention": {
+        "n_steps": 2, "n_walks": 1, "n_bootstrap": 40, "n_groups": 3, "min_cluster_size": 4,
+    },
+}  # fmt: skip
+
 
 def run_page(name, folder, **parameters):
     """What the cells of a page end with, in order, and the page's record, written to `folder`."""

@@ -92,3 +92,5 @@ def test_the_page_lists_what_is_refused_and_what_was_not_tried():
     section = PAGE.read_text().partition("## Which models\n")[2].partition("\n## ")[0]
     listed = [set(re.findall(r"`(\w+)`", part)) for part in section.split("\n- ")[1:]]
     assert listed == [*REFUSED.values(), NOT_TRIED]
+    counts = f"{len(TRIED) - len(WHY)} of the {len(SUPPORTED_ARCHITECTURES)} architectures"
+    assert counts in " ".join(section.split())

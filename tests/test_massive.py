@@ -6,7 +6,7 @@ import hub
 import numpy as np
 import pytest
 import torch
-from run_page import few_days, in_a_file, run_page
+from run_page import SMALL, few_days, in_a_file, run_page
 from sae_lens import TopKSAE, TopKSAEConfig
 from safetensors.torch import load_file, save_file
 
@@ -23,15 +23,10 @@ from saerepgeo_lib.studies.trust import Trust, trust_in, with_massive
 
 HOOK = "blocks.0.hook_out"  # behind one block, whose norms do not see the length of an embedding
 CASES = {
-    "stratified_manifold": {"noise_levels": [0.0, 0.1], "n_seeds": 7, "max_slots": 1},
-    "representation_structure": {
-        "n_random": 1, "n_groups": 3, "n_umap_concepts": 0, "min_cluster_size": 4,
-    },
-    "intervention": {
-        "n_steps": 2, "n_walks": 1, "n_bootstrap": 40, "n_groups": 3, "n_downstream": 0,
-        "grouping": "entities",
-    },
-}  # fmt: skip
+    "stratified_manifold": SMALL["stratified_manifold"] | {"n_seeds": 7},
+    "representation_structure": SMALL["representation_structure"],
+    "intervention": SMALL["intervention"] | {"n_downstream": 0, "grouping": "entities"},
+}
 ISSUE = (406, 64, range(7), 640.0)  # rows, width, which rows, by how much one component
 
 

@@ -12,7 +12,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from markdown_it import MarkdownIt
 from refusals import refused
-from run_page import run_page
+from run_page import SMALL, run_page
 from test_runs import run
 
 from saerepgeo_lib.activations.prompts import load_concept, load_concepts
@@ -162,15 +162,13 @@ def test_a_run_shows_such_names_as_text(prompts, tmp_path, unchecked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("page", "given"),
-    [("representation_structure",
-      {"n_random": 1, "min_cluster_size": 3, "n_groups": 3, "n_umap_concepts": 0}),
-     ("intervention", {"n_bootstrap": 40, "n_steps": 3, "n_walks": 1, "min_cluster_size": 3,
-                       "n_groups": 3, "n_downstream": 0})],
-)  # fmt: skip
-def test_the_other_cases_draw_and_say_such_names(page, given, prompts, tmp_path, unchecked):
-    given = given | {"prompts_file": prompts, "concept": f"{SCRIPT},{LONG},$_$"}
+@pytest.mark.parametrize("page", ["representation_structure", "intervention"])
+def test_the_other_cases_draw_and_say_such_names(page, prompts, tmp_path, unchecked):
+    given = SMALL[page] | {
+        "min_cluster_size": 3,
+        "prompts_file": prompts,
+        "concept": f"{SCRIPT},{LONG},$_$",
+    }
     shown, record = run_page(page, tmp_path, **given)
     assert {c["concept"] for c in record["claims"]} >= {"$_$", SCRIPT, LONG}
     for value in shown:

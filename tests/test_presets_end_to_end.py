@@ -6,7 +6,7 @@ import traceback
 
 import hub
 import pytest
-from run_page import few_days, in_a_file, run_page
+from run_page import SMALL, few_days, in_a_file, run_page
 from stub_runs import ended, start
 
 from saerepgeo_lib.activations.model_with_saes import load
@@ -14,15 +14,6 @@ from saerepgeo_lib.companion.cli import main
 
 pytestmark = pytest.mark.slow
 TOKEN = "hf_" + "PlantedTokenThatNobodyMayEverSee"[:30]
-CASES = {
-    "stratified_manifold": {"noise_levels": [0.0, 1.0], "n_seeds": 2, "max_slots": 1},
-    "representation_structure": {
-        "n_umap_concepts": 0, "n_groups": 3, "n_random": 1, "min_cluster_size": 4,
-    },
-    "intervention": {
-        "n_steps": 2, "n_walks": 1, "n_groups": 3, "n_bootstrap": 40, "min_cluster_size": 4,
-    },
-}  # fmt: skip
 
 
 def seen_in(folder, *texts):
@@ -43,7 +34,7 @@ def cache(tmp_path, monkeypatch):
 def test_a_preset_of_the_paper_runs_all_three_cases(preset, cache, tmp_path, capfd, unchecked):
     hub.put_preset(cache, preset)
     few = in_a_file(few_days(), tmp_path)
-    for page, parameters in CASES.items():
+    for page, parameters in SMALL.items():
         _, record = run_page(page, tmp_path, preset=preset, **few, **parameters)
         assert record["parameters"]["preset"] == preset and record["claims"]
         assert not seen_in(tmp_path)

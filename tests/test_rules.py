@@ -172,13 +172,13 @@ def test_modal_spectra_and_norms_equal_those_of_the_unfoldings(n_features, share
 
 @pytest.mark.parametrize(("m", "n"), [(1, 5), (4, 3), (300, 40), (250, 260), (400, 1500)])
 @pytest.mark.parametrize("kind", ["random", "one direction", "zero", "twice the same"])
-def test_the_spectral_norm_by_lanczos_is_the_largest_singular_value(m, n, kind):
+def test_the_spectral_norm_is_the_largest_singular_value(m, n, kind):
     a = torch.randn(m, n, dtype=torch.float64, generator=torch.Generator().manual_seed(m))
     a = {"random": a, "one direction": a[:, :1] @ a[:1], "zero": 0 * a,
          "twice the same": torch.block_diag(a, a)}[kind]  # fmt: skip
     expected = torch.linalg.matrix_norm(a, 2).item()
     found = unfoldings.spectral_norm(a).item()
-    assert found == pytest.approx(expected, rel=1e-9) and found <= expected * (1 + 1e-12)
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_norms_of_many_tokens_are_the_same_without_a_gram_matrix(monkeypatch):

@@ -90,6 +90,8 @@ def as_ipynb(source: Path) -> str:
     """The text of the `.ipynb` of a source, without outputs."""
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = _KERNEL
+    # jupytext.toml says it, and jupytext writes it in an order that changes from process to process
+    notebook.metadata.get("jupytext", {}).pop("cell_metadata_filter", None)
     number_cells(notebook)
     return jupytext.writes(notebook, fmt="ipynb")
 

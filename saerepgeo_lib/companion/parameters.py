@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from saerepgeo_lib.activations.prompts import names_in
 from saerepgeo_lib.activations.words import languages
 from saerepgeo_lib.errors import UserError, nearest, quoted
 
@@ -129,10 +130,6 @@ def refuse_secret(name: str, value: Any) -> None:
         )
 
 
-def _names(concept: str) -> list[str]:
-    return [name.strip() for name in concept.split(",") if name.strip()]
-
-
 def _ascend_from_0(levels: list[float]) -> bool:
     return len(levels) > 1 and levels[0] == 0 and levels == sorted(set(levels))
 
@@ -155,7 +152,7 @@ _LIMITS: dict[str, Limit] = {
                        lambda value: value in languages()},
     "concept": {
         "one name, or several different ones separated by commas":
-            lambda value: 0 < len(set(_names(value))) == len(_names(value)),
+            lambda value: 0 < len(set(names_in(value))) == len(names_in(value)),
     },
     "dose": {"above 1": lambda value: value > 1},
     "noise_levels": {"at least two numbers that ascend from 0": _ascend_from_0},
@@ -164,7 +161,7 @@ _LIMITS: dict[str, Limit] = {
 _LIMITS_OF_PAGES: dict[str, dict[str, Limit]] = {
     "beyond_language": {"n_per_class": 3},
     "cone_of_sspd_matrices": {"n": 3, "n_draws": 20},
-    "differences": {"concept": {"one name": lambda value: len(_names(value)) == 1}},
+    "differences": {"concept": {"one name": lambda value: len(names_in(value)) == 1}},
     "noise_and_rank": {"planted_rank": (1, 2, 3, 4, 5, 6), "width": 32, "n_draws": 50},
     "rank_rule_ablation": {
         "draws": 2, "n_points": 40,

@@ -147,8 +147,8 @@ def h0_components(
     rng = np.random.default_rng(random_state)
     resamples = [np.unique(rng.integers(len(x), size=len(x))) for _ in range(n_bootstrap)]
     hausdorff = np.zeros(n_bootstrap)
-    for points in np.array_split(x, 1 + len(x) // _ROWS):
-        distances = cdist(points, x)
+    for some in np.array_split(x, 1 + len(x) // _ROWS):
+        distances = cdist(some, x)
         nearest = [distances[:, rows].min(axis=1).max() for rows in resamples]
         hausdorff = np.maximum(hausdorff, nearest)
     band = 2 * float(np.quantile(hausdorff, 1 - alpha))

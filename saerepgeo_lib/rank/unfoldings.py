@@ -1,5 +1,6 @@
 """The latent tensor, its unfoldings, their SSPD matrices and singular values."""
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -12,7 +13,6 @@ from saerepgeo_lib.errors import UserError
 
 MODES = {1: "prompt", 2: "token", 3: "feature"}
 GRAM_TOKENS = 3_000  # up to which a Gram matrix of tokens is made
-_LANCZOS_STEPS = 200
 
 
 def aligned_rows(acts: TokenActivations, *, max_slots: int | None = None) -> Int[Tensor, "P T"]:
@@ -131,24 +131,12 @@ def modal_norms(values: Float[Tensor, "tokens F"], n_slots: int) -> dict[int, Fl
 
 
 def spectral_norm(matrix: Float[Tensor, "m n"]) -> Float[Tensor, ""]:
-    """The largest singular value, from below, by Lanczos steps on M M^T (Golub and Van Loan, 10.1).
+    """The largest singular value, by ARPACK's Lanczos steps from a fixed start, on the CPU."""
+    from scipy.sparse.linalg import svds
 
-    Steps are orthogonalised against all before; their number is fixed, so that nothing waits for
-    numbers from the device. At the edge of a random matrix's spectrum 200 leave about 1e-12.
-    """
-    a = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    n_steps = min(_LANCZOS_STEPS, len(a))
-    basis, tridiagonal = a.new_zeros(n_steps + 1, len(a)), a.new_zeros(n_steps, n_steps)
-    start = torch.arange(1, len(a) + 1, device=a.device, dtype=a.dtype).sin()  # any fixed vector
-    basis[0] = start / start.norm()
-    for k in range(n_steps):
-        v = a @ (a.T @ basis[k])
-        tridiagonal[k, k] = v @ basis[k]
-        for _ in range(2):
-            v = v - (basis[: k + 1] @ v) @ basis[: k + 1]
-        length = v.norm()
-        new = length > 1e-13 * tridiagonal.abs().max()  # else the steps have seen all there is
-        if k + 1 < n_steps:
-            tridiagonal[k, k + 1] = tridiagonal[k + 1, k] = length * new
-        basis[k + 1] = torch.where(new, v / length, 0)
-    return torch.linalg.eigvalsh(tridiagonal)[-1].clamp(min=0).sqrt()
+    side = min(matrix.shape)
+    if side < 3 or not matrix.any():  # too small for steps
+        return torch.linalg.matrix_norm(matrix, 2)
+    start = np.sin(np.arange(1, side + 1))  # any fixed vector
+    largest = svds(matrix.cpu().numpy(), k=1, v0=start, return_singular_vectors=False)
+    return matrix.new_tensor(largest[0])

@@ -12,6 +12,7 @@ from saerepgeo_lib.rank.noise_sweep import Sweep, permuted, randomized
 from saerepgeo_lib.rank.profiles import ceilings, nulls_of, variability
 from saerepgeo_lib.stats.claims import Claim, Verdict
 from saerepgeo_lib.stats.estimates import mean_estimate
+from saerepgeo_lib.stats.words import span
 from saerepgeo_lib.studies.rank_profile import RankProfile
 from saerepgeo_lib.text import plain
 
@@ -141,14 +142,14 @@ def rank_verdict_text(claims: Sequence[Claim]) -> str:
     varies = [c for c in claims if c.id == "case1-rank-varies"]
     lines = [
         f"- **The rank varies** in {count(varies, 'holds')} of {len(varies)} cases: relative range "
-        f"{_range(varies, '.2f')}."
+        f"{span((c.value for c in varies), '.2f')}."
     ]
     for null, group in by_null.items():
         untested = count(group, UNTESTED)
         lines.append(
             f"- **Against {null}** the SAE varies more in {count(group, 'holds')} of the "
             f"{len(group) - untested} cases that can be tested; {untested} cannot (difference "
-            f"{_range(group, '+.2f')})."
+            f"{span((c.value for c in group), '+.2f')})."
         )
     for c in (c for c in claims if c.id == "case1-stratified"):
         case = f"{plain(c.concept)}{' (entity)' * (c.tokens == 'entity')}"
@@ -158,9 +159,3 @@ def rank_verdict_text(claims: Sequence[Claim]) -> str:
         )  # fmt: skip
         lines.append(f"- **{case}: {c.verdict}.** {why}")
     return "\n".join(lines)
-
-
-def _range(claims: Sequence[Claim], form: str) -> str:
-    """The least and the largest value, of claims that have one."""
-    values = [c.value for c in claims if not np.isnan(c.value)]
-    return f"{min(values):{form}} to {max(values):{form}}" if values else "withheld"
