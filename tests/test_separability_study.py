@@ -14,6 +14,7 @@ from saerepgeo_lib.activations.latents import fvu
 from saerepgeo_lib.activations.prompts import Concept, load_concept
 from saerepgeo_lib.activations.token_activations import read_concept
 from saerepgeo_lib.studies import training
+from saerepgeo_lib.studies.recipes import HOOK
 from saerepgeo_lib.studies.separability.effects import (
     OUTCOMES,
     SeparabilityEffects,
@@ -46,7 +47,7 @@ def acts(minilm):
     color = load_concept("color")
     few = tuple(p for p in color.prompts if p.entity in color.entities[:4])
     concepts = {"days": load_concept("days"), "color": Concept("color", few)}
-    return {name: read_concept(minilm, c, training.HOOK) for name, c in concepts.items()}
+    return {name: read_concept(minilm, c, HOOK) for name, c in concepts.items()}
 
 
 def sae_of(point, acts):

@@ -16,6 +16,7 @@ from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.studies import training
 from saerepgeo_lib.studies.corpus import Passage, embedded_passages, user_passages
+from saerepgeo_lib.studies.recipes import HOOK, Recipe
 from saerepgeo_lib.studies.separability import objective
 from saerepgeo_lib.studies.separability.objective import (
     residual_groups,
@@ -23,6 +24,7 @@ from saerepgeo_lib.studies.separability.objective import (
     separable_classes,
     separable_config,
 )
+from saerepgeo_lib.studies.texts import N_FRAME_SENTENCES
 
 METADATA = {"hook_name": "blocks.4.hook_out", "model_name": "test"}
 
@@ -33,7 +35,7 @@ KINDS = [("topk", 4), ("standard", 1.0)]
 
 
 def recipe(kind, coefficient, n_steps, rate=4e-4):
-    return training.Recipe("t", kind, coefficient, 64 * n_steps, 2, rate, batch_size=64)
+    return Recipe("t", kind, coefficient, 64 * n_steps, 2, rate, batch_size=64)
 
 
 def test_batches_are_fixed_by_seed_and_can_start_anywhere():
@@ -111,25 +113,25 @@ def test_a_user_s_text_is_read_by_line_and_held_out_by_its_own_text(tmp_path):
 def test_activations_are_collected_once_and_resumed_by_chunk(tmp_path, minilm, monkeypatch):
     monkeypatch.setattr(training, "_CHUNK", 8)
     passages = [Passage(f"The number {i} stands here.", "a" if i % 2 else "b") for i in range(60)]
-    first = training.collect_activations(minilm, training.HOOK, passages, folder=tmp_path)
+    first = training.collect_activations(minilm, HOOK, passages, folder=tmp_path)
     n_tokens = sum(len(minilm.tokenizer(p.text)["input_ids"]) - 2 for p in passages)
     assert sum(len(a) for a in first.train) + len(first.held_out) == n_tokens
     assert len(first.held_out_source) == len(first.held_out)
     (tmp_path / "0001.npy").unlink()
     ran, real = [], training._chunk_activations
     monkeypatch.setattr(training, "_chunk_activations", lambda *a: (ran.append(1), real(*a))[1])
-    again = training.collect_activations(minilm, training.HOOK, passages, folder=tmp_path)
+    again = training.collect_activations(minilm, HOOK, passages, folder=tmp_path)
     assert len(ran) == 1
     assert all(np.array_equal(a, b) for a, b in zip(first.train, again.train, strict=True))
     with pytest.raises(UserError, match="give more text"):
-        training.collect_activations(minilm, training.HOOK, passages[:1], folder=tmp_path)
+        training.collect_activations(minilm, HOOK, passages[:1], folder=tmp_path)
 
 
 @pytest.mark.slow
 def test_no_concept_prompt_is_in_the_corpus():
     if not training.WORDNET_DIR.is_dir():
         pytest.skip("needs Debian's wordnet-base")
-    texts = {p.text for p in embedded_passages(n_frame_sentences=training.N_FRAME_SENTENCES)}
+    texts = {p.text for p in embedded_passages(n_frame_sentences=N_FRAME_SENTENCES)}
     assert len(texts) > 200_000
     assert not [p for c in load_concepts().values() for p in c.prompts if p.text in texts]
 

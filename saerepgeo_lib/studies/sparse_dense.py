@@ -14,7 +14,7 @@ from typing import Any
 
 from sae_lens import SAE
 
-from saerepgeo_lib.activations.models import MINILM, load_model
+from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.activations.token_activations import TokenActivations, read_activations
 from saerepgeo_lib.activations.tokens import tokenize
@@ -24,9 +24,11 @@ from saerepgeo_lib.rank.unfoldings import MODES
 from saerepgeo_lib.studies import training
 from saerepgeo_lib.studies.corpus import embedded_passages
 from saerepgeo_lib.studies.rank_profile import rank_profile
+from saerepgeo_lib.studies.recipes import Recipe
 from saerepgeo_lib.studies.sparse_dense_results import LABELS, RULES
 from saerepgeo_lib.studies.study import Do, Study
-from saerepgeo_lib.studies.training import Activations, Recipe
+from saerepgeo_lib.studies.texts import N_FRAME_SENTENCES
+from saerepgeo_lib.studies.training import Activations
 
 # All but the two with most prompts, whose spectra cost more than those of the others together.
 CONCEPTS = ("months", "days", "elements", "color", "planets", "number", "constellations")
@@ -97,12 +99,10 @@ def measure_point(
 
     The autoencoder is the one that would be read back from its files, in float32.
     """
-    metadata = {"model_name": MINILM, "hook_name": point.hook, "prepend_bos": False}
     with tempfile.TemporaryDirectory() as folder:
         with one_thread():
             trained = training.train(
-                point.recipe, activations.train, metadata=metadata,
-                checkpoints=Path(folder) / "steps", device=device,
+                point.recipe, activations.train, checkpoints=Path(folder) / "steps", device=device,
             )  # fmt: skip
         trained.save_inference_model(Path(folder) / "sae")
         sae = SAE.load_from_disk(Path(folder) / "sae", device=device, dtype="float32").eval()
@@ -123,13 +123,13 @@ def prepare(work: Path, device: str) -> Do:
     """The function from a point to its result; activations are collected once in `work`."""
     model, concepts = load_model("minilm", device=device), load_concepts()
     tokens = {n: tokenize(model.tokenizer, concepts[n], n_ctx=model.cfg.n_ctx) for n in CONCEPTS}
-    passages = embedded_passages(n_frame_sentences=training.N_FRAME_SENTENCES)
+    passages = embedded_passages(n_frame_sentences=N_FRAME_SENTENCES)
     train, held_out = ([p for p in passages if p.held_out == out] for out in (False, True))
 
     @lru_cache(maxsize=1)  # points of one block follow each other
     def data(hook: str, n: int) -> tuple[Activations, dict[str, TokenActivations]]:
         chosen = train[:n] + held_out[: max(1, n * len(held_out) // len(train))]
-        _, activations = training.collect_minilm(model, chosen, work=work, hook=hook)
+        _, activations = training.collect(model, chosen, work=work, hook=hook)
         return activations, {n: read_activations(model, t, hook) for n, t in tokens.items()}
 
     def do(point: Point) -> dict[str, Any]:

@@ -8,72 +8,47 @@ import itertools
 import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from sae_lens import SAE, StandardTrainingSAEConfig, TopKTrainingSAEConfig, __version__
+from sae_lens import SAE, __version__
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_training_class
-from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from saerepgeo_lib import files
+from saerepgeo_lib.activations.embedded import EMBEDDED
 from saerepgeo_lib.activations.latents import fvu
-from saerepgeo_lib.activations.models import MINILM, MINILM_SHA256, load_model, seeded
+from saerepgeo_lib.activations.models import load_model, seeded
 from saerepgeo_lib.activations.prompts import load_concepts
-from saerepgeo_lib.activations.residual_stream import run_to_hook
+from saerepgeo_lib.activations.residual_stream import is_causal, is_massive, run_to_hook
 from saerepgeo_lib.activations.sae_files import CARD_FILE
 from saerepgeo_lib.activations.saes import named
 from saerepgeo_lib.activations.token_activations import TokenActivations, read_concept
 from saerepgeo_lib.activations.tokens import encode_texts, pad
 from saerepgeo_lib.errors import UserError, choose
-from saerepgeo_lib.studies.corpus import WORDNET_DIR, Passage, embedded_passages, user_passages
+from saerepgeo_lib.studies.corpus import WORDNET_DIR, Passage, user_passages
+from saerepgeo_lib.studies.recipes import HOOK, RECIPES, Recipe, sae_config
+from saerepgeo_lib.studies.text_loss import loss_recovered
+from saerepgeo_lib.studies.texts import CORPORA, corpus_of
 
 logger = logging.getLogger(__name__)
 
-HOOK = "blocks.4.hook_out"
-METADATA = {"model_name": MINILM, "hook_name": HOOK, "prepend_bos": False,
-            "model_class_name": "TransformerBridge"}  # fmt: skip
-N_FRAME_SENTENCES = 150_000
-CORPUS = {
-    "name": "WordNet 3.0 glosses and examples, and sentences from frames over its lemmas",
-    "licence": "WordNet 3.0 licence (permissive, with notice); frames: MIT, as this project",
-}
 _DEAD_SAMPLE = 1_000_000  # training tokens on which a feature must fire once not to be dead
 _CHUNK = 8192  # passages per file of activations
 _CHECKPOINT_STEPS = 500
+_N_LOSS = 200  # held-out passages on which the next-token loss is measured
 _NORM_BATCHES = 50  # batches from which the trainer estimates the norm, before its first step
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one autoencoder is trained; `coefficient` is k for topk, the L1 weight else."""
-
-    name: str
-    kind: Literal["topk", "standard"]
-    coefficient: float
-    n_samples: int
-    expansion: int = 8
-    learning_rate: float = 4e-4
-    batch_size: int = 4096
-    seed: int = 0
-
-
-_SHIPPED = (
-    Recipe("minilm-l4-topk", "topk", 32, 10_000_000),
-    Recipe("minilm-l4-l1", "standard", 2.3, 8_000_000),
-    Recipe("minilm-l4-dense", "standard", 0.0, 2_000_000),
-)
-RECIPES = {recipe.name: recipe for recipe in _SHIPPED}
 
 
 @dataclass(frozen=True)
@@ -91,6 +66,7 @@ def collect_activations(
     """Activations at `hook` of every token but the specials, one .npy per chunk of passages.
 
     A chunk that is there is not computed again: `folder` must be this corpus' and hook's own.
+    Massive ones (`residual_stream.is_massive`, within a chunk) are not in what is returned.
     """
     train, held_out = ([p for p in passages if p.held_out == out] for out in (False, True))
     if not train or not held_out:
@@ -106,9 +82,11 @@ def collect_activations(
             with files.atomic_path(path) as temporary:
                 np.save(temporary, x)
     arrays = [np.load(path, mmap_mode="r") for path in paths]
+    massive = [is_massive(torch.from_numpy(np.array(x)).float()).numpy() for x in arrays]
+    kept = [x[~out] if out.any() else x for x, out in zip(arrays, massive, strict=True)]
     counts = [real.sum() for real in _tokens(model, held_out)[1]]
-    sources = np.repeat([p.source for p in held_out], counts).tolist()
-    return Activations(arrays[:-1], np.array(arrays[-1]), sources)
+    sources = np.repeat([p.source for p in held_out], counts)[~massive[-1]].tolist()
+    return Activations(kept[:-1], np.array(kept[-1]), sources)
 
 
 def _tokens(model: Any, passages: list[Passage]) -> tuple[list[list[int]], list[np.ndarray]]:
@@ -132,12 +110,13 @@ def _chunk_activations(
     return np.concatenate([kept[i] for i in range(len(rows))])
 
 
-def collect_minilm(
-    model: Any, passages: list[Passage], *, work: Path, hook: str = HOOK
+def collect(
+    model: Any, passages: list[Passage], *, work: Path, name: str = "minilm", hook: str = HOOK
 ) -> tuple[Path, Activations]:
     """The embedded model's activations at `hook`, and the folder in `work` for it and this text."""
-    key = files.sha256_json([MINILM_SHA256, hook, _CHUNK, [p.text for p in passages]])[:16]
-    return work / key, collect_activations(model, hook, passages, folder=work / key / "activations")
+    sha256, texts = EMBEDDED[name].sha256, [p.text for p in passages]
+    folder = work / files.sha256_json([sha256, hook, _CHUNK, texts])[:16]
+    return folder, collect_activations(model, hook, passages, folder=folder / "activations")
 
 
 def shuffled_batches(
@@ -159,28 +138,17 @@ def shuffled_batches(
             yield data[rows].float()
 
 
-def sae_config(recipe: Recipe, *, d_in: int, metadata: dict[str, Any], device: str) -> Any:
-    """SAELens' configuration of the recipe's training."""
-    common = {
-        "d_in": d_in, "d_sae": recipe.expansion * d_in, "device": device,
-        "normalize_activations": "expected_average_only_in", "metadata": SAEMetadata(**metadata),
-    }  # fmt: skip
-    if recipe.kind == "topk":
-        return TopKTrainingSAEConfig(k=int(recipe.coefficient), **common)
-    warm_up = recipe.n_samples // recipe.batch_size // 20
-    return StandardTrainingSAEConfig(
-        l1_coefficient=recipe.coefficient, l1_warm_up_steps=warm_up, **common
-    )
-
-
 def train(
-    recipe: Recipe, activations: list[np.ndarray], *, metadata: dict[str, Any], checkpoints: Path,
-    device: str = "cpu", configure: Callable[..., Any] = sae_config,
+    recipe: Recipe, activations: list[np.ndarray], *, checkpoints: Path,
+    metadata: dict[str, Any] | None = None, device: str = "cpu",
+    configure: Callable[..., Any] = sae_config,
 ) -> Any:  # fmt: skip
     """Train with SAELens' `SAETrainer`, resuming from the newest whole checkpoint.
 
-    `configure` takes what `sae_config` does, and gives a config whose class SAELens knows.
+    `configure` takes what `sae_config` does, and gives a config whose class SAELens knows;
+    `metadata` is the recipe's own unless others are given.
     """
+    metadata = recipe.metadata if metadata is None else metadata
     n_steps = recipe.n_samples // recipe.batch_size
     trainer_config = SAETrainerConfig(
         total_training_samples=n_steps * recipe.batch_size,
@@ -194,6 +162,8 @@ def train(
     cfg = configure(recipe, d_in=activations[0].shape[1], metadata=metadata, device=device)
     with seeded(recipe.seed, device=device):
         sae = get_sae_training_class(cfg.architecture())[0](cfg)
+    if recipe.centre:
+        sae.b_dec.data.copy_(_scaled_mean(activations))
     trainer: SAETrainer[Any, Any] = SAETrainer(
         cfg=trainer_config, sae=sae, data_provider=iter(()), save_checkpoint_fn=_mark_whole
     )
@@ -209,6 +179,15 @@ def train(
         activations, batch_size=recipe.batch_size, seed=recipe.seed, start=start
     )
     return trainer.fit()
+
+
+def _scaled_mean(arrays: Sequence[np.ndarray]) -> Float[Tensor, " d"]:
+    """The mean activation where rows have the mean norm sqrt(d), as the trainer scales them."""
+    means = [np.mean(a, axis=0, dtype=np.float64) for a in arrays]
+    norms = [np.linalg.norm(np.asarray(a, dtype=np.float32), axis=1).mean() for a in arrays]
+    weights = [len(a) for a in arrays]
+    mean, norm = np.average(means, axis=0, weights=weights), np.average(norms, weights=weights)
+    return torch.from_numpy(mean * len(mean) ** 0.5 / norm).float()
 
 
 def _mark_whole(checkpoint_path: Path | None) -> None:
@@ -239,9 +218,10 @@ def fired(sae: Any, x: Float[Tensor, "tokens d"]) -> tuple[Bool[Tensor, " F"], f
 
 
 def measure(
-    sae: Any, activations: Activations, concepts: dict[str, TokenActivations], *, device: str
-) -> dict[str, Any]:
-    """FVU on held-out text and on the concept prompts, mean L0, share of dead features."""
+    sae: Any, activations: Activations, concepts: dict[str, TokenActivations], *, device: str,
+    more: Callable[[Any], dict[str, Any]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """FVU on held-out text and on the concept prompts, mean L0, dead share, and `more`."""
     sae = sae.to(device)
     ever, n_seen = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=device), 0
     for chunk in activations.train:
@@ -260,11 +240,21 @@ def measure(
         "dead_share": 1 - ever.float().mean().item(),
         "n_tokens_held_out": len(held_out),
         "n_tokens_for_dead_share": n_seen,
+        **(more(sae) if more else {}),
     }
 
 
+def _loss(
+    model: Any, hook: str, passages: list[Passage], activations: Activations, sae: Any
+) -> dict[str, Any]:
+    """What the SAE's reconstruction does to the next-token loss on held-out passages."""
+    texts = [p.text for p in passages if p.held_out][:_N_LOSS]
+    mean = torch.from_numpy(activations.held_out.mean(0, dtype=np.float64)).float()
+    return {"next_token": loss_recovered(model, sae, hook, texts, mean)}
+
+
 def save(
-    sae: Any, recipe: Recipe, folder: Path, *, corpus: dict[str, str],
+    sae: Any, recipe: Recipe, folder: Path, *, corpus: dict[str, Any],
     fit: Callable[[Any], dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """Save float16 weights and configuration in SAELens' format, and the card of what was saved.
@@ -293,22 +283,28 @@ def train_shipped(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train the shipped autoencoders (all, or those named) into `out`, resuming in `work`."""
     chosen = [RECIPES[choose("recipe", name, RECIPES)] for name in names or RECIPES]
-    corpus = CORPUS
-    if text is None:
-        passages = embedded_passages(n_frame_sentences=N_FRAME_SENTENCES, wordnet=wordnet)
-    else:
-        passages = user_passages(text)
-        corpus = {"name": text.name, "sha256": files.sha256_file(text), "licence": "its owner's"}
-    model = load_model("minilm", device=device)
-    folder, activations = collect_minilm(model, passages, work=work)
-    concepts = {name: read_concept(model, c, HOOK) for name, c in load_concepts().items()}
     cards = []
-    for recipe in chosen:
-        if max_samples is not None:
-            recipe = replace(recipe, n_samples=min(recipe.n_samples, max_samples))
-        run = folder / f"{recipe.name}-{files.sha256_json(asdict(recipe))[:12]}"
-        sae = train(recipe, activations.train, metadata=METADATA, checkpoints=run, device=device)
-        fit = partial(measure, activations=activations, concepts=concepts, device=device)
-        cards.append(save(sae, recipe, out / recipe.name, corpus=corpus, fit=fit))
-        logger.info("%s: %s", recipe.name, cards[-1]["fit"])
+    for (name, hook), recipes in itertools.groupby(chosen, lambda r: (r.model, r.hook)):
+        model = load_model(name, device=device)
+        if text is None:
+            corpus, passages = CORPORA[name], corpus_of(name, model, wordnet=wordnet)
+        else:
+            passages = user_passages(text)
+            licence = {"licence": "its owner's", "sha256": files.sha256_file(text)}
+            corpus = {"name": text.name, **licence}
+        corpus = corpus | {"passages": dict(Counter(p.source for p in passages))}
+        folder, activations = collect(model, passages, work=work, name=name, hook=hook)
+        concepts = {c: read_concept(model, concept, hook) for c, concept in load_concepts().items()}
+        for recipe in recipes:
+            if max_samples is not None:
+                recipe = replace(recipe, n_samples=min(recipe.n_samples, max_samples))
+            run = folder / f"{recipe.name}-{files.sha256_json(asdict(recipe))[:12]}"
+            sae = train(recipe, activations.train, checkpoints=run, device=device)
+            loss = partial(_loss, model, hook, passages, activations)
+            fit = partial(
+                measure, activations=activations, concepts=concepts, device=device,
+                more=loss if is_causal(model) else None,
+            )  # fmt: skip
+            cards.append(save(sae, recipe, out / recipe.name, corpus=corpus, fit=fit))
+            logger.info("%s: %s", recipe.name, cards[-1]["fit"])
     return cards

@@ -20,7 +20,7 @@ from torch.nn.functional import one_hot
 
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.geometry.arrangements import aedp
-from saerepgeo_lib.studies.training import Recipe, sae_config
+from saerepgeo_lib.studies.recipes import Recipe, sae_config
 
 N_GROUPS = 32
 

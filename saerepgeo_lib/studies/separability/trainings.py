@@ -33,9 +33,11 @@ from saerepgeo_lib.steering.latents import ClusteredLatents
 from saerepgeo_lib.steering.scaling import steepest, uniform_scaling
 from saerepgeo_lib.studies import training
 from saerepgeo_lib.studies.corpus import embedded_passages
+from saerepgeo_lib.studies.recipes import HOOK, Recipe
 from saerepgeo_lib.studies.separability import objective
 from saerepgeo_lib.studies.separability.effects import runs_table
 from saerepgeo_lib.studies.study import Do, Study, measured
+from saerepgeo_lib.studies.texts import N_FRAME_SENTENCES
 
 Kind = Literal["topk", "standard"]
 N_TRAIN, N_HELD_OUT = 24_576, 1_536  # passages
@@ -81,7 +83,7 @@ def trained(point: Point, activations: list[np.ndarray], *, device: str) -> Any:
     options = {name: value for name, value in vars(point).items() if name not in asked}
     with tempfile.TemporaryDirectory() as checkpoints:
         sae = training.train(
-            training.Recipe("separability", **options), activations, metadata=training.METADATA,
+            Recipe("separability", **options), activations,
             checkpoints=Path(checkpoints), device=device,
             configure=partial(objective.separable_config, **asked),
         )  # fmt: skip
@@ -200,12 +202,12 @@ def prepare(work: Path, device: str) -> Do:
     The text is part of the shipped autoencoders' corpus: its first passages, and its first held
     out. Every point is computed by one thread, and so rounds the same on any number of cores.
     """
-    corpus = embedded_passages(n_frame_sentences=training.N_FRAME_SENTENCES)
+    corpus = embedded_passages(n_frame_sentences=N_FRAME_SENTENCES)
     train, held = ([p for p in corpus if p.held_out == out] for out in (False, True))
     passages = train[:N_TRAIN] + held[:N_HELD_OUT]
     model, known = load_model("minilm", device=device), load_concepts()
-    activations = training.collect_minilm(model, passages, work=work)[1]
-    concepts = {name: read_concept(model, known[name], training.HOOK) for name in CONCEPTS}
+    activations = training.collect(model, passages, work=work)[1]
+    concepts = {name: read_concept(model, known[name], HOOK) for name in CONCEPTS}
     held_out = torch.from_numpy(activations.held_out).float().to(device)
 
     def do(point: Point) -> dict[str, Any]:

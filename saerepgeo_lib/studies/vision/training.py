@@ -22,7 +22,8 @@ from saerepgeo_lib.activations.sae_files import CARD_FILE, check_sha256
 from saerepgeo_lib.activations.saes import load_sae
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import atomic_folder, data_dir, read_json, sha256_file, write_json
-from saerepgeo_lib.studies.training import Recipe, fired, save, train
+from saerepgeo_lib.studies.recipes import Recipe
+from saerepgeo_lib.studies.training import fired, save, train
 from saerepgeo_lib.studies.vision.digits import (
     BLANK,
     HOOK,

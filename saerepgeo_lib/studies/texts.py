@@ -1,0 +1,79 @@
+"""The text that each embedded model's autoencoders are trained on.
+
+A causal language model writes part of it itself: on its own distribution, and nobody's property.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from saerepgeo_lib import files
+from saerepgeo_lib.activations.bridges import unhooked
+from saerepgeo_lib.activations.models import seeded
+from saerepgeo_lib.activations.tokens import encode_texts
+from saerepgeo_lib.files import data_dir
+from saerepgeo_lib.studies.corpus import WORDNET_DIR, Passage, embedded_passages
+
+N_FRAME_SENTENCES = 150_000
+N_PASSAGES = 56_000  # of WordNet's and the frames', for SmolLM2, which reads them more slowly
+N_SAMPLES = 768
+_WORDNET: dict[str, Any] = {
+    "name": "WordNet 3.0 glosses and examples, and sentences from frames over its lemmas",
+    "licence": "WordNet 3.0 licence (permissive, with notice); frames: MIT, as this project",
+}
+CORPORA = {
+    "minilm": _WORDNET,
+    "smollm2": _WORDNET | {"name": f"the model's own samples; {_WORDNET['name']}"},
+}
+_BATCH = 64  # texts that are written together; a file of results each
+_OPENING = 3  # tokens after BOS that are given
+
+
+def corpus_of(name: str, model: Any, *, wordnet: Path = WORDNET_DIR) -> list[Passage]:
+    """The text for an embedded model; what it wrote itself is shipped (`data/samples`)."""
+    passages = embedded_passages(n_frame_sentences=N_FRAME_SENTENCES, wordnet=wordnet)
+    if name == "minilm":
+        return passages
+    openings = [p.text for p in passages if p.source == "examples"][: 2 * N_SAMPLES]
+    samples = sampled_passages(model, openings, n=N_SAMPLES, folder=data_dir() / "samples")
+    return samples + passages[:N_PASSAGES]
+
+
+def sampled_passages(
+    model: Any, openings: Sequence[str], *, n: int, n_tokens: int = 64, random_state: int = 0,
+    folder: Path,
+) -> list[Passage]:  # fmt: skip
+    """What the model writes after the first three tokens of `n` openings, at temperature 1.
+
+    Shorter openings are passed over. A batch that is in `folder` is not written again: on another
+    processor other texts would come out, since rounding decides between tokens.
+    """
+    given = [row for row in encode_texts(model.tokenizer, openings)[0]
+             if len(row) > _OPENING]  # fmt: skip
+    starts = torch.tensor([row[: 1 + _OPENING] for row in given[:n]])
+    texts = []
+    batches = tqdm(starts.split(_BATCH), desc="the model's own text", unit="batch")
+    for number, ids in enumerate(batches):
+        path = folder / f"{number:04d}.json"
+        if not path.is_file():
+            written = _continued(model, ids, n_tokens, random_state + number)
+            files.write_json(path, model.tokenizer.batch_decode(written, skip_special_tokens=True))
+        texts += [" ".join(text.split()) for text in files.read_json(path)]
+    return [Passage(text, "samples") for text in dict.fromkeys(texts)]
+
+
+@torch.no_grad()
+def _continued(model: Any, ids: torch.Tensor, n_tokens: int, seed: int) -> torch.Tensor:
+    """The ids with `n_tokens` more, drawn from the model's own distribution (nothing cut off)."""
+    device = model.cfg.device
+    ids = ids.to(device)
+    with unhooked(model) as inner, seeded(seed, device=str(device)):
+        out: torch.Tensor = inner.generate(  # type: ignore[operator]
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=n_tokens, do_sample=True,
+            use_cache=True, temperature=1.0, top_k=0, top_p=1.0,
+            pad_token_id=model.tokenizer.pad_token_id,
+        )  # fmt: skip
+    return out
