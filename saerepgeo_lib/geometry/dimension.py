@@ -17,6 +17,7 @@ DISCARD = 0.1  # share of largest ratios that TwoNN treats as censored (Facco et
 NEIGHBOURS = 10  # of the second opinion
 N_GROUPS = 10  # of the jackknife
 _GAP, _MOST = 100, 0.1  # ratios of successive distances that one dimension gives 1 point in 100
+_MISFIT = 1.6  # sqrt(n) times the misfit that one manifold exceeds about 1 time in 1,000
 _ROUNDING = 1e-9  # logarithms of ratios below this are the rounding of equal distances
 Distances = Float[np.ndarray, "kept kept"]
 
@@ -71,9 +72,7 @@ def two_nn_misfit(points: Points) -> float:
 
     Near 0 for one manifold of constant dimension; a union of dimensions mixes Pareto laws.
     """
-    log_mu = _inverse(_distances(points, least=3), 2)
-    d, _ = _censored_pareto(np.maximum(log_mu, _ROUNDING))
-    return float(stats.kstest(log_mu, stats.expon(scale=1 / d).cdf).statistic)
+    return _misfit(_inverse(_distances(points, least=3), 2))
 
 
 def _distances(points: Points, *, least: int = 1) -> Distances:
@@ -96,6 +95,12 @@ def _local(distances: Distances, k: int) -> Float[np.ndarray, " kept"] | NotEsti
             f"{gaps:.0%} of the points have neighbours {_GAP} times as near as the next ones: "
             "the cloud has two scales, as near-copies give it"
         )
+    misfit = np.sqrt(len(inverse)) * _misfit(_inverse(distances, 2))
+    if misfit > _MISFIT:
+        return NotEstimable(
+            f"the two nearest neighbours do not lie as in one dimension (misfit {misfit:.1f}, at "
+            f"most {_MISFIT} is usual): near-copies, a grid, or a mixture of dimensions"
+        )
     return inverse
 
 
@@ -109,6 +114,12 @@ def _nearest(distances: Distances, k: int) -> Float[np.ndarray, "kept k"]:
     """Distances of each point to its k nearest neighbours, ascending, or as many as there are."""
     k = min(k, len(distances) - 1)
     return np.sort(np.partition(distances, k, axis=1)[:, : k + 1], axis=1)[:, 1:]
+
+
+def _misfit(log_mu: Float[np.ndarray, " n"]) -> float:
+    """Kolmogorov-Smirnov distance of the ratios from the Pareto law fitted to them."""
+    d, _ = _censored_pareto(np.maximum(log_mu, _ROUNDING))
+    return float(stats.kstest(log_mu, stats.expon(scale=1 / d).cdf).statistic)
 
 
 def _censored_pareto(log_mu: Float[np.ndarray, " n"]) -> tuple[float, int]:
