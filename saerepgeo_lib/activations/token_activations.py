@@ -50,6 +50,11 @@ class TokenActivations:
 
     def __post_init__(self) -> None:
         choose("treatment of massive activations", self.massive, ("leave out", "keep"))
+        if self.concept and self.concept.name in ("", "all"):
+            raise UserError(
+                f"a concept cannot be named {self.concept.name!r}, which is every concept together "
+                "in tables of results; rename it"
+            )
         if self.massive_tokens is not None:  # some tokens of activations in which they were found
             return
         out = is_massive(self.x)

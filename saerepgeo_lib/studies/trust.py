@@ -13,6 +13,7 @@ from saerepgeo_lib.activations.latents import encode, fit_on
 from saerepgeo_lib.activations.prompts import names_in
 from saerepgeo_lib.activations.residual_stream import MASSIVE, times_median
 from saerepgeo_lib.activations.sae_config import same_place
+from saerepgeo_lib.activations.saes import check_label
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.stats.claims import Claim
@@ -199,6 +200,8 @@ def trust_in(
     for a in acts:
         massive += _on_massive(a)
         known = dict(getattr(a.source, "saes", {}) if saes is None else saes)
+        for label in known:
+            check_label(label)
         nulls = getattr(a.source, "not_sparse", ())
         sparse |= {label: None for label in known if label not in nulls}
         rows += [
