@@ -249,13 +249,14 @@ def _on_massive(acts: TokenActivations) -> Iterator[str]:
     """What is to be said of tokens with massive activations, if there are any."""
     named = acts.massive_tokens
     if named is None or named.empty:
-        if n := int((times_median(acts.x) > MASSIVE).sum()):
-            yield (
-                f"{n} of {len(acts)} tokens of {acts.concept.name if acts.concept else 'these'} "
-                f"lie more than {MASSIVE:g} times as far from the median as the median token: too "
-                "many to be exceptions, so none is left out; means and lengths are those of two "
-                "kinds of tokens."
-            )
+        for where, part in acts.by_position.items():
+            if n := int((times_median(part.x) > MASSIVE).sum()):
+                yield (
+                    f"{n} of {len(part)} {where} tokens of "
+                    f"{acts.concept.name if acts.concept else 'these'} lie more than {MASSIVE:g} "
+                    "times as far from the median as the median token: too many to be exceptions, "
+                    "so none is left out; means and lengths are those of two kinds of tokens."
+                )
         return
     rows = [row for _, row in named.nlargest(3, "times the median").iterrows()]
     which = "; ".join(
@@ -267,7 +268,8 @@ def _on_massive(acts: TokenActivations) -> Iterator[str]:
     yield (
         f"{len(named)} of {len(acts.whole if acts.whole is not None else acts)} tokens of "
         f"{acts.concept.name if acts.concept else 'these'} have massive activations, more than "
-        f"{MASSIVE:g} times as far from the median as the median token: {which}. "
+        f"{MASSIVE:g} times as far from the median (of all, or of entities) as the median token: "
+        f"{which}. "
         + ("They are left out of every scale, fit and cluster; verdicts are also computed with "
            "them, and withheld where they turn." if left else
            "They are kept, and decide every mean.") + lost
