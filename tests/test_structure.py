@@ -44,8 +44,7 @@ def test_the_whole_pipeline_returns_planted_components_and_dimensions(k, d):
 
 
 def test_local_measures_by_hand_and_under_scale_and_rotation():
-    steps = np.arange(10.0) ** 1.5  # not even: a grid has no dimension
-    x = np.concatenate([steps, 100 + steps])[:, None] * [1.0, 0.0]
+    x = np.concatenate([np.arange(10.0), np.arange(100.0, 110)])[:, None] * [1.0, 0.0]
     labels = np.repeat([0, 1], 10)
     entity = np.array([0] * 5 + [1] * 5 + [2] * 5 + [-1] * 5)
     values = local_measures(x, labels, entity)
