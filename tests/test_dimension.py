@@ -104,6 +104,28 @@ def test_copies_that_are_not_so_near_are_refused_and_neighbours_on_a_line_are_no
     assert kept.tolist() == [0, 1, 3] and which.tolist() == [0, 1, 0, 2, 1]
 
 
+@pytest.mark.parametrize(("share", "near", "dimensions"), [
+    *((share, near, (5, 10, 20)) for share in (0.1, 0.25, 0.5, 1) for near in (1e-2, 3e-2, 0.1)),
+    (0.25, 1e-2, [2]), (0.5, 1e-2, [2]), (0.5, 2e-2, [2]), (1, 3e-2, [2]),
+])  # fmt: skip
+def test_copies_within_hundredths_of_the_scale_are_refused(share, near, dimensions):
+    rng = np.random.default_rng(0)
+    for d in dimensions:
+        x = rng.normal(size=(200, d))
+        copied = np.concatenate([x, (x + near * rng.normal(size=x.shape))[: int(200 * share)]])
+        assert "near-copies" in str(two_nn(copied)) and "near-copies" in str(mle(copied))
+
+
+def test_clean_clouds_are_not_refused():
+    rng = np.random.default_rng(0)
+    rings = [np.stack([np.cos(a), np.sin(a)], 1) for a in 7 * rng.random((15, 100))]
+    balls = [rng.normal(size=(n, d)) for d in (1, 2, 5, 10, 20) for n in (10, 30, 100, 300)]
+    spheres = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(15, 100, 3))]
+    cubes = [rng.random((100, d)) for d in (1, 2, 5, 10) for _ in range(5)]
+    refused = [isinstance(two_nn(x), NotEstimable) for x in rings + balls + spheres + cubes]
+    assert np.mean(refused) < 0.02
+
+
 def test_misfit_by_brute_force_is_small_for_one_dimension_and_large_for_a_mixture():
     x = cloud(60, 2)
     r = np.sort(np.linalg.norm(x[:, None] - x[None], axis=2), axis=1)[:, 1:3]

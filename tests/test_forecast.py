@@ -71,6 +71,10 @@ def test_case_3_counts_every_concept_and_sae(small_sae, monkeypatch):
     monkeypatch.setattr(forecast, "free_memory", lambda *_: 0.9 * sum(parts))
     acts = [replace(one, concept=Concept("c", ())) for one in (few, many)]
     refused("Case 3 with 80 prompts .* set max_prompts to 50", cases_of, acts, **given)
+    full = {"cpu": 2 * sum(parts), "meta": 0.9 * sum(parts)}  # a device without memory, as cuda
+    monkeypatch.setattr(forecast, "free_memory", full.get)
+    acts = [replace(one, x=one.x.to("meta")) for one in acts]
+    refused("max_prompts to 50 or less, or on a page without it", cases_of, acts, **given)
 
 
 def test_case_2_is_refused_before_anything_is_encoded(days, minilm, monkeypatch, caplog):
@@ -93,7 +97,10 @@ def test_case_2_is_refused_before_anything_is_encoded(days, minilm, monkeypatch,
      ({"/proc/meminfo": ["MemAvailable: 3072 kB"], "/sys/fs/cgroup/memory.max": ["max"],
        "/sys/fs/cgroup/memory.current": ["7"]}, 3 * 2.0**20),
      ({"/proc/meminfo": ["MemAvailable: 3072 kB"], "/sys/fs/cgroup/memory.max": ["1000"],
-       "/sys/fs/cgroup/memory.current": ["400"]}, 600)],
+       "/sys/fs/cgroup/memory.current": ["400"]}, 600),
+     ({"/proc/meminfo": ["MemAvailable: 3072 kB"], "/sys/fs/cgroup/memory.max": ["1000"],
+       "/sys/fs/cgroup/memory.current": ["900"],  # 650 of them are files that were read
+       "/sys/fs/cgroup/memory.stat": ["anon 240", "inactive_file 650", "active_file 10"]}, 750)],
 )  # fmt: skip
 def test_free_memory_is_that_of_the_container(files, free, monkeypatch):
     assert 0 < forecast.free_memory() <= float("inf")

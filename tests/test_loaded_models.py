@@ -64,6 +64,25 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path):
     refused("cannot load the model .*: Error while deserializing", load_model, str(tmp_path))
 
 
+@pytest.mark.parametrize(("kind", "lost", "words"), [
+    ("LlamaForCausalLM", "0.mlp.up_proj.weight", "lack 1 .* model.layers.0.mlp.up_proj.weight; do"),
+    ("LlamaForCausalLM", "1.", "lack 9 .* random: model.layers.1.*, ...; .* as a LlamaForCausalLM"),
+    ("LlamaForCausalLM", "lm_head", "lack 1 .* random: lm_head.weight"),
+    ("BertForMaskedLM", "LayerNorm", "random: bert.embeddings.LayerNorm.bias"),
+    ("BertForMaskedLM", "cls.", None), ("GPT2LMHeadModel", "lm_head", None),  # head, tied weights
+])  # fmt: skip
+def test_weights_that_the_files_lack_are_refused_unless_nothing_rests_on_them(
+    kind, lost, words, tmp_path
+):
+    path = put_tiny(tmp_path, kind) / "model.safetensors"
+    kept = {name: weight for name, weight in load_file(path).items() if lost not in name}
+    save_file(kept, path, {"format": "pt"})
+    if words:
+        refused(words, load_model, str(tmp_path))
+    else:
+        load_model(str(tmp_path))
+
+
 def test_a_switch_of_the_configuration_that_the_bridge_does_not_know_is_refused(tmp_path):
     put_tiny(tmp_path, "GPT2LMHeadModel", scale_attn_weights=False)
     refused("GPT2LMHeadModel is not the model's", load_model, str(tmp_path))
@@ -73,11 +92,15 @@ def test_an_overflow_in_float16_says_how_many_rows_and_what_to_do(tmp_path, caps
     """Each weight is one that float16 holds, what a block makes of them is not."""
     folder = put_tiny(tmp_path / "m", "LlamaForCausalLM")
     changed(folder, "0.mlp.up_proj.weight", lambda w: w * 1e3)
-    changed(folder, "0.mlp.down_proj.weight", lambda w: w * 5e4)
     model = load_model(str(folder), dtype="float16")
+    down, _ = (w for name, w in model.original_model.named_parameters() if "down_proj" in name)
+    down.data *= 5e4  # behind the check of the model, as the words of a concept may lie
     words = r"\d of 6 rows of the residual stream at blocks.0.hook_out are NaN or infinite in " \
             "float16, .* 'float32' or 'bfloat16'"  # fmt: skip
     refused(words, read_concept, model, KNOWN, HOOK)
+    changed(folder, "0.mlp.down_proj.weight", lambda w: w * 5e4)
+    words = "after block 0 is NaN or infinite for each of 12 tokens in float16, .* 'float32'"
+    refused(words, load_model, str(folder), dtype="float16")
     assert len(read_concept(load_model(str(folder)), KNOWN, HOOK)) == 6
     small = type(small_sae)(type(small_sae.cfg)(k=4, d_in=WIDTH, d_sae=64))
     torch.nn.init.normal_(small.W_enc)
@@ -90,7 +113,7 @@ def test_an_overflow_in_float16_says_how_many_rows_and_what_to_do(tmp_path, caps
     flags = [text for pair in given for text in ("-p", *pair)]
     assert main(["run", "stratified_manifold", *flags, "-o", str(tmp_path / "out")]) != 0
     told = capsys.readouterr().err
-    assert "rows of the residual stream" in told, told
+    assert "the residual stream after block 0" in told, told
     assert "'bfloat16'" in told
 
 
@@ -200,7 +223,9 @@ def test_a_bridge_of_the_users_is_held_against_transformers_too(tmp_path):
             put_tokenizer(folder, **special)
         return TransformerBridge.boot_transformers(str(folder), device="cpu")
 
-    refused("is not the model's", ModelWithSAEs, own("CohereForCausalLM"), {"mine": None})
+    for load in (None, load_model):
+        model = own("CohereForCausalLM")
+        refused("is not the model's", ModelWithSAEs, model, {"mine": None}, load=load)
     model = own("LlamaForCausalLM", eos_token="</s>")
     assert model.tokenizer.bos_token == "</s>"
     with pytest.raises(AttributeError):  # what is no SAE comes after the model

@@ -110,6 +110,24 @@ def test_left_out_named_kept_and_no_part_of_the_mask(months, unchecked):
     assert plain.massive_tokens["prompt"].tolist() == [str(prompt)]  # without a concept: its number
 
 
+def test_a_token_that_is_massive_among_those_of_entities_only_is_left_out_and_named():
+    x, entity = rows(400, 64), torch.arange(400) % 8 == 0
+    x[entity] *= 0.05
+    x[80] *= 20  # as long as any token of another kind
+    assert not is_massive(x).any()
+    acts = TokenActivations(x, torch.arange(400) // 8, torch.arange(400) % 8, entity)
+    assert acts.massive_tokens["prompt"].tolist() == ["10"] and len(acts) == 399
+    assert acts.massive_tokens["times the median"].item() == pytest.approx(20, rel=0.3)
+    others = x[entity & (torch.arange(400) != 80)]
+    assert torch.equal(acts.at("entity").x, others)
+    assert torch.equal(acts.at("entity").whole.x, x[entity]) and len(acts.whole) == 400
+    assert "1 of 400 tokens of these have massive" in trust_in([acts]).text
+    x[88:240:8] *= 20  # with it 20 of 50
+    crowd = TokenActivations(x, acts.whole.prompt, acts.whole.position, entity)
+    assert crowd.whole is None
+    assert "20 of 50 entity tokens of these lie more" in trust_in([crowd]).text
+
+
 def test_an_entity_that_lost_all_its_tokens_is_named_and_none_is_said(months):
     first = (months.entity == 0).nonzero()[0]
     x = months.x.clone()

@@ -111,7 +111,9 @@ def test_entities_are_drawn_whatever_they_are():
     assert drawn(structure.plot_entities({"$_$": circle}, np.arange(5), names)) > 0.3
 
 
-@pytest.mark.parametrize("name", ["com,ma", "two\nlines", " edge", "edge ", "", "a  b", "a\tb"])
+@pytest.mark.parametrize(
+    "name", ["com,ma", "two\nlines", " edge", "edge ", "", "a  b", "a\tb", "all"]
+)
 def test_names_that_no_list_can_carry_are_refused(name, tmp_path):
     path = tmp_path / "concepts.json"
     path.write_text(json.dumps({"good": ["x"], name: ["A sentence."]}))

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pandas as pd
 import pytest
@@ -81,6 +81,14 @@ def test_labels_that_a_control_would_share_are_refused(acts):
     for labels in (("residual",), ("mine", "random mine"), ("mine", "permuted mine")):
         with pytest.raises(srg.UserError, match=f"would be named .*{labels[-1]}"):
             srg.rank_profile(acts, saes=dict.fromkeys(labels, sae))
+    for label in ("", " ", "all", "residual"):
+        with pytest.raises(srg.UserError, match=f"cannot be labelled '{label}'"):
+            srg.ModelWithSAEs(model, {label: sae})
+    with pytest.raises(srg.UserError, match="cannot be labelled 'all'"):
+        srg.rank_profile(acts, saes={"all": sae}, **SMALL["rank_profile"])
+    for name in ("", "all"):
+        with pytest.raises(srg.UserError, match=f"cannot be named '{name}', which is every"):
+            replace(acts, concept=replace(acts.concept, name=name))
 
 
 def test_the_defaults_are_those_of_the_page():

@@ -120,6 +120,12 @@ def true_stream(model: TransformerBridge) -> Stream:
                     f"{kind} has no one residual stream: its blocks give {sizes} numbers per "
                     f"token, not {model.cfg.d_model}; choose another model"
                 )
+            for i, x in stream.items():
+                if not x.isfinite().all(-1).any():
+                    raise UserError(
+                        f"the residual stream after block {i} is NaN or infinite for each of "
+                        f"{len(x)} tokens in {REMEDY[model.cfg.dtype]}"
+                    )
             streams.append(stream)
     return Stream(ids, *streams)
 
@@ -160,7 +166,7 @@ def check_stream(model: TransformerBridge, true: Stream, *, centred: bool = Fals
 
 
 def difference(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:
-    """The largest |x - y| / |y| of a row, over the rows in which y is finite."""
+    """The largest |x - y| / |y| of a row, over the rows in which y is finite; nan if none is."""
     off = (x - y).norm(dim=-1) / y.norm(dim=-1).clamp_min(1e-30)
     kept = off[y.isfinite().all(-1)].nan_to_num(torch.inf)
-    return kept.max().item() if len(kept) else 0.0
+    return kept.max().item() if len(kept) else torch.nan

@@ -44,7 +44,7 @@ class ModelWithSAEs:
             raise UserError("give at least one autoencoder: {label: SAE}")
         if numbered := [label for label in self.saes if " #" in label]:
             raise UserError(f"' #' numbers draws of random SAEs; give other labels for {numbered}")
-        if self.load is None and isinstance(self.model, TransformerBridge):
+        if isinstance(self.model, TransformerBridge):
             check_bridge(self.model)
         width = self.model.cfg.d_model
         for label, sae in self.saes.items():

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN, NewGELUActivation
 
 from saerepgeo_lib.activations.bridges import (
@@ -82,7 +82,7 @@ def load_model(
         drawn = nullcontext() if random_state is None else seeded(random_state, device=device)
         with warnings.catch_warnings(), drawn:
             warnings.simplefilter("ignore")
-            with _no_installs():
+            with _no_installs(), _none_missing():
                 model = TransformerBridge.boot_transformers(
                     source, device=device, load_weights=random_state is None, **boot
                 )
@@ -104,6 +104,7 @@ def load_model(
         model.cfg.model_name = embedded.name  # a record tells what model it is, not where it lay
     model.eval()
     check_stream(model, true, centred=fold["center_writing_weights"])
+    model.is_checked = True
     return model
 
 
@@ -111,6 +112,8 @@ def check_bridge(model: TransformerBridge) -> None:
     """As for a model that `load_model` loads, for a bridge of the user's: its weights, tokenizer
     and residual stream. Processed weights change the stream on purpose and cannot be checked.
     """
+    if getattr(model, "is_checked", False):  # it is one of `load_model`
+        return
     true = trusted(model)
     if not model.compatibility_mode:
         check_stream(model, true)
@@ -149,6 +152,31 @@ def _no_installs() -> Iterator[None]:
         yield
     finally:
         subprocess.check_call = real
+
+
+@contextmanager
+def _none_missing() -> Iterator[None]:
+    """Weights that a model's files lack are drawn at random by transformers, which only warns. They
+    are refused, except those of a masked language model's head, on which nothing rests here.
+    """
+    real = PreTrainedModel.__dict__["from_pretrained"]
+
+    def complete(cls: type, *given: Any, **options: Any) -> Any:
+        model, found = real.__func__(cls, *given, **options, output_loading_info=True)
+        read = f"{model.base_model_prefix}." if "MaskedLM" in cls.__name__ else ""
+        if missing := sorted(name for name in found["missing_keys"] if name.startswith(read)):
+            raise UserError(
+                f"the model's files lack {len(missing)} of its weights, which would be random: "
+                f"{', '.join(missing[:3])}{', ...' * (len(missing) > 3)}; download or save the "
+                f"model again, whole and as a {cls.__name__}"
+            )
+        return model
+
+    PreTrainedModel.from_pretrained = classmethod(complete)  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        PreTrainedModel.from_pretrained = real  # type: ignore[method-assign]
 
 
 def _advice(name: str, error: BaseException | None) -> str:

@@ -196,10 +196,10 @@ def load_concepts(path: Path | str | None = None) -> dict[str, Concept]:
         keys = [field.name for kind in (Prompt, _Content) for field in fields(kind)]
         raise explained(error, path, fields=keys) from None
     for name in checked:
-        if not name or name != " ".join(name.split()) or "," in name:
+        if name in ("", "all") or name != " ".join(name.split()) or "," in name:
             raise UserError(
                 f"{path}: {name!r} is no name of a concept: one line, without commas (which part "
-                "the names in a list), and without outer or double spaces; rename it"
+                "the names in a list), without outer or double spaces, and not 'all'; rename it"
             )
     return {
         name: Concept(name, tuple(c.prompts), frozenset(c.template_words))

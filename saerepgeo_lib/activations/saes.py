@@ -55,11 +55,21 @@ def load_sae(name: str | Path, *, device: str = "cpu") -> Any:
     return sae.eval()
 
 
+def check_label(label: str) -> None:
+    """Refuse a label that means something else in tables of results."""
+    if label.strip() in ("", "all", "residual"):
+        raise UserError(
+            f"an SAE cannot be labelled {label!r}: empty or 'all' is every SAE together, and "
+            "'residual' the residual stream itself; give another label"
+        )
+
+
 def check_sae(sae: Any, label: str) -> None:
     """Refuse an SAE, named by `label`, that cannot encode the residual stream as it is.
 
     Its weights and buffers are finite and have the shapes that its configuration says.
     """
+    check_label(label)
     cfg, weights = sae.cfg, {**dict(sae.named_parameters()), **dict(sae.named_buffers())}
     try:
         place = (cfg.metadata.hook_name, cfg.metadata.hook_head_index, cfg.reshape_activations)

@@ -32,9 +32,10 @@ class TokenActivations:
     `prompt` and `position` say where each row came from, `in_entity` whether it belongs to the
     prompt's entity; `source` is the model with its SAEs.
 
-    Tokens with massive activations (`residual_stream.is_massive`) are left out when this is made,
-    of `tokens` too, unless `massive` is "keep"; `massive_tokens` names them either way (columns
-    prompt, token, position, times the median, entity), and `whole` is the same with them.
+    Tokens with massive activations (`residual_stream.is_massive`, among all tokens or among those
+    of entities) are left out when this is made, of `tokens` too, unless `massive` is "keep";
+    `massive_tokens` names them either way (columns prompt, token, position, times the median,
+    entity), and `whole` is the same with them.
     """
 
     x: Float[Tensor, "tokens d"]
@@ -50,11 +51,18 @@ class TokenActivations:
 
     def __post_init__(self) -> None:
         choose("treatment of massive activations", self.massive, ("leave out", "keep"))
+        if self.concept and self.concept.name in ("", "all"):
+            raise UserError(
+                f"a concept cannot be named {self.concept.name!r}, which is every concept together "
+                "in tables of results; rename it"
+            )
         if self.massive_tokens is not None:  # some tokens of activations in which they were found
             return
-        out = is_massive(self.x)
+        out, times = is_massive(self.x), times_median(self.x)
+        entity = self.in_entity.to(out.device) & ~out  # their means are taken alone, too
+        times[entity], out[entity] = times_median(self.x[entity]), is_massive(self.x[entity])
         self._set(massive_tokens=pd.DataFrame())
-        self._set(massive_tokens=self.rows(out)._named(times_median(self.x)[out]))
+        self._set(massive_tokens=self.rows(out)._named(times[out]))
         if self.massive == "keep" or not out.any():
             return
         whole, kept, out, tokens = replace(self, massive="keep"), self.rows(~out), out.cpu(), None

@@ -17,6 +17,7 @@ DISCARD = 0.1  # share of largest ratios that TwoNN treats as censored (Facco et
 NEIGHBOURS = 10  # of the second opinion
 N_GROUPS = 10  # of the jackknife
 _GAP, _MOST = 100, 0.1  # ratios of successive distances that one dimension gives 1 point in 100
+_BREAK = 6.0  # see `_local`; 5,600 clean clouds of 12 to 200 points reached 4.7
 _ROUNDING = 1e-9  # logarithms of ratios below this are the rounding of equal distances
 Distances = Float[np.ndarray, "kept kept"]
 
@@ -83,7 +84,11 @@ def _distances(points: Points, *, least: int = 1) -> Distances:
 
 
 def _local(distances: Distances, k: int) -> Float[np.ndarray, " kept"] | NotEstimable:
-    """`_inverse`, or why these points have no dimension."""
+    """`_inverse`, or why these points have no dimension.
+
+    The k-th neighbour's distance T_k has k log(T_{k+1} / T_k) of mean 1/d for every k. Near-copies
+    break that at k = 1: there the mean is larger by far than over the other k.
+    """
     if len(distances) < MIN_POINTS:
         return NotEstimable(f"{len(distances)} distinct points, at least {MIN_POINTS} are needed")
     inverse = _inverse(distances, k)
@@ -95,6 +100,15 @@ def _local(distances: Distances, k: int) -> Float[np.ndarray, " kept"] | NotEsti
         return NotEstimable(
             f"{gaps:.0%} of the points have neighbours {_GAP} times as near as the next ones: "
             "the cloud has two scales, as near-copies give it"
+        )
+    nearest = _nearest(distances, NEIGHBOURS)
+    steps = np.log(nearest[:, 1:] / nearest[:, :-1]) * np.arange(1, nearest.shape[1])
+    first, _ = _censored_pareto(np.maximum(steps[:, 0], _ROUNDING))
+    others = 1 / max(steps[:, 1:].mean(), _ROUNDING)
+    if np.sqrt(len(steps)) * np.log(others / first) > _BREAK:
+        return NotEstimable(
+            f"by the two nearest neighbours the dimension is {first:.2g}, by those after them "
+            f"{others:.2g}: some points are near-copies of others; leave these out"
         )
     return inverse
 

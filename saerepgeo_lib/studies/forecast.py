@@ -95,14 +95,18 @@ def free_memory(device: str = "cpu") -> float:
     """Bytes that this process may still take there; infinite where the system does not tell."""
     if device == "cuda":
         return float(torch.cuda.mem_get_info()[0])
-    free = float("inf")
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            free = 1024.0 * int(line.split()[1])
+    free = 1024 * _value("/proc/meminfo", "MemAvailable:", float("inf"))
     limits = [_lines(f"/sys/fs/cgroup/memory.{name}")[:1] for name in ("max", "current")]
     if all(limits) and limits[0][0].isdecimal():  # of a container; else "max"
-        free = min(free, float(limits[0][0]) - float(limits[1][0]))
+        kept = float(limits[1][0]) - _value("/sys/fs/cgroup/memory.stat", "inactive_file", 0)
+        free = min(free, float(limits[0][0]) - kept)  # files read before give way
     return free
+
+
+def _value(path: str, name: str, default: float) -> float:
+    """The number that stands behind a name in a file of the system."""
+    found = (line.split() for line in _lines(path))
+    return next((float(words[1]) for words in found if words[:1] == [name]), default)
 
 
 def _lines(path: str) -> list[str]:
@@ -113,18 +117,28 @@ def _lines(path: str) -> list[str]:
 
 
 def affordable(
-    what: str, n_prompts: int, forecast: Callable[[int], Forecast], *, device: str = "cpu"
-) -> None:
-    """Refuse what does not fit in the free memory, with how many prompts do; log what is long."""
-    needed, free = forecast(n_prompts), free_memory(device)
+    what: str, n_prompts: int, forecast: Callable[[int], Forecast], *,
+    devices: Iterable[str] = ("cpu",),
+) -> None:  # fmt: skip
+    """Refuse what does not fit in the free memory, with how many prompts do; log what is long.
+
+    The memory is that of each of the `devices` that hold what is computed.
+    """
+    needed, free = forecast(n_prompts), min(map(free_memory, devices))
     if needed.memory > free:
         fit = next((n for n in _fewer(n_prompts) if forecast(n).memory <= free), 0)
         raise UserError(
             f"{what} with {n_prompts} prompts needs {needed}, but {free / 2**30:.1f} GiB are free: "
-            + (f"set max_prompts to {fit} or less" if fit else "no number of prompts fits")
+            + (
+                f"set max_prompts to {fit} or less, or on a page without it take a concept of as "
+                "few"
+                if fit
+                else "no number of prompts fits"
+            )
         )
     if needed.seconds > LONG:
-        logger.warning("%s with %d prompts: %s; max_prompts takes fewer", what, n_prompts, needed)
+        advice = "fewer prompts take less (max_prompts, where a page has it)"
+        logger.warning("%s with %d prompts: %s; %s", what, n_prompts, needed, advice)
 
 
 def _fewer(n: int) -> list[int]:

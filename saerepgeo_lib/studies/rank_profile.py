@@ -122,7 +122,7 @@ def rank_profile(
     }  # fmt: skip
     n_prompts = len(acts.prompt.unique())
     forecast = partial(_forecast, acts, saes, sparse, **sizes)
-    affordable(f"Case 1 of {concept}", n_prompts, forecast, device=acts.x.device.type)
+    affordable(f"Case 1 of {concept}", n_prompts, forecast, devices=[acts.x.device.type])
     swept = sweep(
         acts, saes, sparse=sparse, levels=levels, scaling=scaling, seeds=seeds,
         max_slots=max_slots, description=concept,

@@ -76,7 +76,10 @@ def cases_of(
     by_entity = choose("grouping", grouping, ("clusters", "entities")) == "entities"
     every, cases = [read.at("entity") if by_entity else read for read in acts], {}
     n_prompts = max((len(read.prompt.unique()) for read in every), default=0)
-    affordable("Case 3", n_prompts, lambda n: forecast_cases(every, saes=saes, max_prompts=n))
+    affordable(
+        "Case 3", n_prompts, lambda n: forecast_cases(every, saes=saes, max_prompts=n),
+        devices={"cpu", *(read.x.device.type for read in every)},
+    )  # fmt: skip
     for read in every:
         assert read.concept is not None
         for label, sae in (saes or read.source.saes).items():

@@ -13,6 +13,7 @@ from saerepgeo_lib.activations.latents import encode, fit_on
 from saerepgeo_lib.activations.prompts import names_in
 from saerepgeo_lib.activations.residual_stream import MASSIVE, times_median
 from saerepgeo_lib.activations.sae_config import same_place
+from saerepgeo_lib.activations.saes import check_label
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.stats.claims import Claim
@@ -199,6 +200,8 @@ def trust_in(
     for a in acts:
         massive += _on_massive(a)
         known = dict(getattr(a.source, "saes", {}) if saes is None else saes)
+        for label in known:
+            check_label(label)
         nulls = getattr(a.source, "not_sparse", ())
         sparse |= {label: None for label in known if label not in nulls}
         rows += [
@@ -246,13 +249,14 @@ def _on_massive(acts: TokenActivations) -> Iterator[str]:
     """What is to be said of tokens with massive activations, if there are any."""
     named = acts.massive_tokens
     if named is None or named.empty:
-        if n := int((times_median(acts.x) > MASSIVE).sum()):
-            yield (
-                f"{n} of {len(acts)} tokens of {acts.concept.name if acts.concept else 'these'} "
-                f"lie more than {MASSIVE:g} times as far from the median as the median token: too "
-                "many to be exceptions, so none is left out; means and lengths are those of two "
-                "kinds of tokens."
-            )
+        for where, part in acts.by_position.items():
+            if n := int((times_median(part.x) > MASSIVE).sum()):
+                yield (
+                    f"{n} of {len(part)} {where} tokens of "
+                    f"{acts.concept.name if acts.concept else 'these'} lie more than {MASSIVE:g} "
+                    "times as far from the median as the median token: too many to be exceptions, "
+                    "so none is left out; means and lengths are those of two kinds of tokens."
+                )
         return
     rows = [row for _, row in named.nlargest(3, "times the median").iterrows()]
     which = "; ".join(
@@ -264,7 +268,8 @@ def _on_massive(acts: TokenActivations) -> Iterator[str]:
     yield (
         f"{len(named)} of {len(acts.whole if acts.whole is not None else acts)} tokens of "
         f"{acts.concept.name if acts.concept else 'these'} have massive activations, more than "
-        f"{MASSIVE:g} times as far from the median as the median token: {which}. "
+        f"{MASSIVE:g} times as far from the median (of all, or of entities) as the median token: "
+        f"{which}. "
         + ("They are left out of every scale, fit and cluster; verdicts are also computed with "
            "them, and withheld where they turn." if left else
            "They are kept, and decide every mean.") + lost
