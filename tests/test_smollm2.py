@@ -1,19 +1,30 @@
 """The embedded causal language model: its conversion, its residual stream, its loss."""
 
 import shutil
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from refusals import refused
 
 from saerepgeo_lib import files
-from saerepgeo_lib.activations import embedded
+from saerepgeo_lib.activations import embedded, saes
 from saerepgeo_lib.activations.models import load_model
-from saerepgeo_lib.activations.residual_stream import run_to_hook
+from saerepgeo_lib.activations.prompts import Concept, Prompt, load_concepts
+from saerepgeo_lib.activations.residual_stream import is_massive, run_to_hook
+from saerepgeo_lib.activations.sae_files import shipped_saes
+from saerepgeo_lib.activations.token_activations import read_concept
 from saerepgeo_lib.activations.tokens import encode_texts, pad
+from saerepgeo_lib.studies import corpus, texts, training
+from saerepgeo_lib.studies import smollm2 as study
+from saerepgeo_lib.studies.recipes import RECIPES
+from saerepgeo_lib.studies.text_loss import loss_recovered, next_token_loss
 
 SMOLLM2 = embedded.EMBEDDED["smollm2"]
+SAES = [name for name, recipe in RECIPES.items() if recipe.model == "smollm2"]
 TEXTS = [
     "The snow melts in January, and from then on the days are longer than 1 night.",
     "Ticket prices drop.",
@@ -60,6 +71,28 @@ def test_the_model_reads_text_as_a_language_model_does(smollm2):
     assert smollm2.cfg.attention_dir == "causal" and smollm2.cfg.model_name == SMOLLM2.name
 
 
+def test_an_entity_of_several_tokens_is_read_at_the_last_that_alone_knows_it_whole(smollm2, minilm):
+    concept = Concept("c", (Prompt("Pure Beryllium is a light metal.", "Beryllium"),))
+    acts = read_concept(smollm2, concept, "blocks.10.hook_out")
+    ids = acts.tokens.ids[0]
+    words = smollm2.tokenizer.convert_ids_to_tokens(ids)
+    pieces = [t for t, w in enumerate(words) if w.removeprefix("Ġ") in "Beryllium" and t > 1]
+    assert len(pieces) > 1 and acts.tokens.content[0, pieces].all()
+    assert acts.tokens.entity[0].nonzero()[:, 0].tolist() == pieces[-1:]
+    assert read_concept(minilm, concept, "blocks.4.hook_out").tokens.entity.sum() > 1
+
+
+def test_the_block_that_is_read_has_no_massive_token_and_later_ones_name_theirs(smollm2):
+    """Their names and times stand in the table; what remains has none."""
+    for name, concept in load_concepts().items():
+        assert read_concept(smollm2, concept, "blocks.10.hook_out").massive_tokens.empty, name
+    later = read_concept(smollm2, load_concepts()["days"], "blocks.12.hook_out")
+    named = later.massive_tokens
+    assert 0 < len(named) < 0.05 * len(later) and (named["times the median"] > 50).all()
+    assert set(named["position"]) == {1}  # behind BOS
+    assert not is_massive(later.x).any()
+
+
 def pretend(monkeypatch, path):
     """Let `path` be what the package holds."""
     found = SimpleNamespace(name=SMOLLM2.file, locate=lambda: path)
@@ -96,4 +129,107 @@ def test_a_conversion_needs_its_package_and_room_and_is_whole_or_made_again(
         file.write(b"\0\0\0\1")
     assert SMOLLM2.folder() == folder and "made anew" in caplog.text
     assert files.sha256_file(folder / "model.safetensors") == whole
+    for name, text in (("tokenizer.json", "{}"), ("converted.json", "no JSON")):
+        (folder / name).write_text(text)
+        assert not embedded._is_whole(folder)
     shutil.rmtree(folder)
+
+
+@torch.no_grad()
+def test_the_loss_is_transformers_own_and_what_is_put_back_decides_it(smollm2, reference):
+    (ids,), _ = encode_texts(smollm2.tokenizer, TEXTS[:1])
+    own = reference(torch.tensor([ids]), labels=torch.tensor([ids])).loss.item()
+    assert next_token_loss(smollm2, TEXTS[:1]) == pytest.approx(own, rel=1e-4)
+    each = [next_token_loss(smollm2, [text]) for text in TEXTS]
+    n = [len(row) - 1 for row in encode_texts(smollm2.tokenizer, TEXTS)[0]]
+    clean = next_token_loss(smollm2, TEXTS)
+    assert clean == pytest.approx(np.average(each, weights=n), rel=1e-4)  # without padding
+    put = []
+    hook = {"hook": "blocks.10.hook_out"}
+    same = next_token_loss(smollm2, TEXTS, **hook, put=lambda x: (put.append(len(x)), x)[1])
+    assert same == pytest.approx(clean, rel=1e-6) and put == [sum(n)]  # all but BOS
+    mean = torch.zeros(576)
+    as_it_is = SimpleNamespace(encode=lambda x: x, decode=lambda x: x)
+    measure = loss_recovered(smollm2, hook["hook"], TEXTS, mean)
+    found = measure(as_it_is)
+    assert found["recovered"] == pytest.approx(1, abs=1e-4) and found["with_mean"] > clean + 1
+    nothing = SimpleNamespace(encode=lambda x: x, decode=lambda x: mean.expand_as(x))
+    assert measure(nothing)["recovered"] == 0
+
+
+def test_the_model_s_own_text_goes_on_from_its_openings_and_is_kept(smollm2, tmp_path):
+    given = {"n": 2, "n_tokens": 4, "folder": tmp_path}
+    write = partial(texts.sampled_passages, smollm2)
+    first = write(TEXTS, **given)
+    assert [p.text[:10] for p in first] == [text[:10] for text in TEXTS[:2]]
+    path = tmp_path / "0000.json"
+    kept = path.read_text()
+    path.unlink()
+    assert write(TEXTS, **given) == first and path.read_text() == kept  # fixed by the seed
+    files.write_json(path, [f"{text} more" for text in files.read_json(path)])
+    assert all(p.text.endswith("more") for p in write(TEXTS, **given))
+    refused("holds texts of other openings", write, TEXTS[::-1], **given)
+    refused("4 texts need as many openings of 3 tokens, got 3", write, TEXTS, n=4, folder=tmp_path)
+
+
+@pytest.mark.parametrize("random_model", [False, True])
+def test_a_point_of_its_study_gives_the_same_numbers_twice(random_model, tmp_path):
+    """On the first texts, and on a model with random weights: a null."""
+    if not corpus.WORDNET_DIR.is_dir():
+        pytest.skip("needs Debian's wordnet-base")
+    small = replace(RECIPES["smollm2-b10-topk"], n_samples=4096, batch_size=512)
+    point = study.Point(small, n_passages=90, random_model=random_model)
+    do = study.prepare(tmp_path, "cpu")
+    first = do(point)
+    assert do(point) == first and first["l0_held_out"] == pytest.approx(32, abs=1)
+    assert ("next_token" in first) != random_model
+    assert all(0 < value < 1.5 for value in first["fvu_content"].values())
+
+
+def test_its_grid_has_each_cell_once_and_its_nulls_differ_in_nothing_else():
+    points = [replace(p, recipe=replace(p.recipe, name="")) for p in study.STUDY.points]
+    assert len(set(points)) == len(points) == 20
+    curve = [p.recipe for p in study.STUDY.points if p.recipe.name == "curve"]
+    nulls = [p.recipe for p in points if p.recipe.frozen]
+    assert {replace(r, frozen="") for r in nulls} == {replace(curve[-1], name="")}
+
+
+def test_cards_say_what_is_measured_on_held_out_text(smollm2, tmp_path):
+    """The loss for one of them, since it takes long; no dead share: it needs a million tokens."""
+    if not corpus.WORDNET_DIR.is_dir():
+        pytest.skip("needs Debian's wordnet-base")
+    passages = texts.corpus_of("smollm2", smollm2)
+    one_to_train_on = next(p for p in passages if not p.held_out)
+    chosen = [one_to_train_on, *(p for p in passages if p.held_out)]
+    hook = RECIPES["smollm2-b10-topk"].hook
+    activations = training.collect_activations(smollm2, hook, chosen, folder=tmp_path)
+    loss = training.loss_on(smollm2, hook, chosen, activations)
+    same = []
+    for name in SAES:
+        card = files.read_json(shipped_saes()[name] / "card.json")["fit"]
+        measured = {"loss": loss} if name == "smollm2-b10-topk" else {}
+        found = training.measure(saes.load_sae(name), activations, {}, device="cpu", **measured)
+        for key in ("fvu_held_out", "fvu_held_out_by_source", "l0_held_out"):
+            assert found[key] == pytest.approx(card[key], rel=1e-2), (name, key)
+        assert found["n_tokens_held_out"] == card["n_tokens_held_out"]
+        if measured:  # 1 % of the perplexity
+            assert found["next_token"] == pytest.approx(card["next_token"], abs=0.01)
+        same.append([card["next_token"][key] for key in ("loss", "with_mean", "n_texts")])
+    assert np.ptp(same, axis=0) == pytest.approx(0, abs=1e-4)  # what no SAE has a part in
+
+
+def test_what_data_readme_says_of_the_aims_is_what_the_cards_say():
+    cards = {name: files.read_json(shipped_saes()[name] / "card.json") for name in SAES}
+    fits = {name.removeprefix("smollm2-b10-"): card["fit"] for name, card in cards.items()}
+    held_out = {name: fit["fvu_held_out"] for name, fit in fits.items()}
+    topk, l1 = ([n for n in fits if n.partition("-")[0] == kind] for kind in ("topk", "l1"))
+    assert len(topk) == len(l1) == 3 and {f"{held_out[n]:.3f}" for n in topk} == {"0.166"}
+    assert all(held_out[n] <= 0.20 and fits[n]["l0_held_out"] <= 64 for n in l1)
+    assert held_out["dense"] <= 0.03
+    assert {n for n, fit in fits.items() if fit["dead_share"] > 0.05} == {"jumprelu"}
+    assert f"{fits['jumprelu']['dead_share']:.2f}" == "0.66"
+    times = {(n, c): value / held_out[n] for n in topk + l1
+             for c, value in fits[n]["fvu_content"].items()}  # fmt: skip
+    assert {c for (_, c), value in times.items() if value > 1.5} == {"number", "color"}
+    assert f"{max(times.values()):.2f}" == "1.57"
+    assert {f"{fits[n]['next_token']['recovered']:.2f}" for n in topk} == {"0.96"}

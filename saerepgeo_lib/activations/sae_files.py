@@ -33,6 +33,10 @@ class Preset:
 
 
 PRESETS = {
+    "smollm2": Preset("smollm2", {
+        "TopK SAE": "smollm2-b10-topk", "L1-ReLU SAE": "smollm2-b10-l1",
+        "dense AE": "smollm2-b10-dense",
+    }, not_sparse=("dense AE",)),
     "minilm": Preset("minilm", {
         "TopK SAE": "minilm-l4-topk", "L1-ReLU SAE": "minilm-l4-l1", "dense AE": "minilm-l4-dense",
     }, not_sparse=("dense AE",)),

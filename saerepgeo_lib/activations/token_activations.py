@@ -15,6 +15,7 @@ from saerepgeo_lib.activations.prompts import Concept, Prompt
 from saerepgeo_lib.activations.residual_stream import (
     Massive,
     content_residuals,
+    is_causal,
     is_massive,
     times_median,
 )
@@ -30,7 +31,8 @@ class TokenActivations:
     """The residual stream `x` at the tokens that count, one row per token in reading order.
 
     `prompt` and `position` say where each row came from, `in_entity` whether it belongs to the
-    prompt's entity; `source` is the model with its SAEs.
+    prompt's entity (of several tokens, in a causal model, the last); `source` is the model with its
+    SAEs.
 
     Tokens with massive activations (`residual_stream.is_massive`, among all tokens or among those
     of entities) are left out when this is made, of `tokens` too, unless `massive` is "keep";
@@ -59,8 +61,9 @@ class TokenActivations:
         if self.massive_tokens is not None:  # some tokens of activations in which they were found
             return
         out, times = is_massive(self.x), times_median(self.x)
-        entity = self.in_entity.to(out.device) & ~out  # their means are taken alone, too
-        times[entity], out[entity] = times_median(self.x[entity]), is_massive(self.x[entity])
+        if not self.in_entity.all():
+            entity = self.in_entity.to(out.device) & ~out  # their means are taken alone, too
+            times[entity], out[entity] = times_median(self.x[entity]), is_massive(self.x[entity])
         self._set(massive_tokens=pd.DataFrame())
         self._set(massive_tokens=self.rows(out)._named(times[out]))
         if self.massive == "keep" or not out.any():
@@ -195,7 +198,7 @@ def read_concept(
         n_ctx = model.cfg.n_ctx
         tokens = tokenize(
             model.tokenizer, concept, n_ctx=n_ctx, prepend_bos=prepend_bos,
-            functions=function_words,
+            functions=function_words, causal=is_causal(model),
         )  # fmt: skip
     return read_activations(model, tokens, hook, concept=concept, source=source, massive=massive)
 

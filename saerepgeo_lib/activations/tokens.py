@@ -22,8 +22,9 @@ Pieces = list[tuple[int, int, int]]  # of a text: position of the token, start a
 class Tokens:
     """A concept's prompts as right-padded token ids, and masks of the same shape: `attention` of
     real tokens, `content` of those that count (no special or unknown token, punctuation, function
-    or template word), `entity` of those of the entity, which are always content. `left_out` counts
-    the words that do not count, by why.
+    or template word), `entity` of those of the entity (in a causal model of the last, which alone
+    has seen the whole of it); an entity is always content. `left_out` counts the words that do not
+    count, by why.
     """
 
     ids: Int[Tensor, "prompts positions"]
@@ -69,10 +70,11 @@ def pad(
 
 def tokenize(
     tokenizer: Any, concept: Concept, *, n_ctx: int, prepend_bos: bool = True,
-    functions: str = "english",
+    functions: str = "english", causal: bool = False,
 ) -> Tokens:  # fmt: skip
     """Tokenize a concept's prompts and mark what counts: all tokens that overlap a word that does.
 
+    Of an entity of several tokens a `causal` model is read at the last.
     `functions` is the list of function words (see `function_words`). Raises UserError for a prompt
     longer than the model's context `n_ctx`, for one that is the same to the tokenizer as another,
     for one in which nothing but masked tokens is left, and for an entity that is unknown.
@@ -101,13 +103,14 @@ def tokenize(
             )
         known, unknown = _pieces(tokenizer, text, rows[p], offsets[p])
         if span is not None:
-            entity[p, _over(known, *span)] = True
-            if not entity[p].any():
+            places = _over(known, *span)
+            content[p, places] = True
+            entity[p, places[-1:] if causal else places] = True
+            if not places:
                 raise UserError(
                     f"{where}: the model's tokenizer does not know the entity "
                     f"{text[slice(*span)]!r}; leave it out, or take a model that reads this script"
                 )
-        content[p] = entity[p]
         strange = set()
         for start, end, why in words_in(text, masked):
             if not why:

@@ -170,6 +170,7 @@ def saes(args: Namespace) -> None:
 @_command(
     "train the shipped autoencoders (resumable)",
     _argument("names", nargs="*", help="which ones (default: all)"),
+    _argument("--model", help="all of this embedded model: smollm2, minilm"),
     _argument("--out", type=Path, help="where weights go (default: data/saes)"),
     _argument("--text", type=Path, help="train on this text, one passage per line"),
     _argument("--wordnet", type=Path, help="folder of WordNet's data.noun"),
@@ -180,6 +181,7 @@ def saes(args: Namespace) -> None:
 )
 def train(args: Namespace) -> None:
     from saerepgeo_lib.studies.corpus import WORDNET_DIR
+    from saerepgeo_lib.studies.recipes import names_of
     from saerepgeo_lib.studies.training import train_shipped
 
     if args.out is None and (args.text is not None or args.max_samples is not None):
@@ -187,8 +189,10 @@ def train(args: Namespace) -> None:
             "with --text or --max-samples name a folder with --out: "
             "without it the shipped autoencoders would be replaced"
         )
+    if args.names and args.model:
+        raise UserError("give names of autoencoders, or --model for all of one model, not both")
     train_shipped(
-        args.names, out=args.out or data_dir() / "saes", text=args.text,
+        args.names or names_of(args.model), out=args.out or data_dir() / "saes", text=args.text,
         wordnet=args.wordnet or WORDNET_DIR, max_samples=args.max_samples, **_training(args),
     )  # fmt: skip
 

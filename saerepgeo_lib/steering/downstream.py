@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
@@ -45,6 +45,15 @@ def replaced(
         yield
 
 
+def token_losses(
+    model: Any, ids: Int[Tensor, "rows positions"], attention: Bool[Tensor, "rows positions"]
+) -> Float[Tensor, "rows predicted"]:
+    """Cross-entropy in nats of each token but the first, given those before it; padding too."""
+    ids = ids.to(model.cfg.device)
+    logits = model(ids, attention_mask=attention.long().to(ids.device))[:, :-1].float()
+    return cross_entropy(logits.mT, ids[:, 1:], reduction="none")
+
+
 @torch.no_grad()
 def outputs(
     acts: TokenActivations, replacement: Float[Tensor, "tokens d"] | None = None, *,
@@ -69,9 +78,7 @@ def outputs(
             if effect_name(model) == EMBEDDING:
                 x = run_to_hook(model, ids, weight, f"blocks.{model.cfg.n_layers - 1}.hook_out")
             else:
-                ids = ids.to(model.cfg.device)
-                logits = model(ids, attention_mask=weight.long().to(ids.device))[:, :-1].float()
-                x = cross_entropy(logits.mT, ids[:, 1:], reduction="none").unsqueeze(-1)
+                x = token_losses(model, ids, weight).unsqueeze(-1)
                 weight = weight[:, 1:]
         weight = weight.to(x).unsqueeze(-1)
         parts.append((x * weight).sum(1) / weight.sum(1))

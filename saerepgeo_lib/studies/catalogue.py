@@ -7,6 +7,7 @@ from saerepgeo_lib.studies.study import Study
 
 STUDIES = {  # name: the module that has its STUDY, imported when it is wanted
     "separability": "saerepgeo_lib.studies.separability.trainings",
+    "smollm2": "saerepgeo_lib.studies.smollm2",
     "sparse-dense": "saerepgeo_lib.studies.sparse_dense",
     "vision": "saerepgeo_lib.studies.vision.cases",
 }

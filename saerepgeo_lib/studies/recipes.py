@@ -1,7 +1,7 @@
 """How each shipped autoencoder is trained, and SAELens' configuration of such a training."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sae_lens import (
     BatchTopKTrainingSAEConfig,
@@ -14,8 +14,10 @@ from sae_lens import (
 from sae_lens.saes.sae import SAEMetadata
 
 from saerepgeo_lib.activations.embedded import EMBEDDED
+from saerepgeo_lib.errors import choose
 
 Kind = Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard"]
+Frozen = Literal["", "decoder", "soft decoder", "encoder"]
 HOOK = "blocks.4.hook_out"
 _LEVELS = (16, 4, 1)  # of a Matryoshka SAE: the width over these
 
@@ -26,7 +28,8 @@ class Recipe:
 
     `coefficient` is the number of latents per token for topk, batchtopk and matryoshka, the one
     aimed at for jumprelu, and the weight of the L1 penalty else (0: a dense autoencoder). With
-    `centre`, b_dec begins at the mean of the activations; else at 0.
+    `centre`, b_dec begins at the mean of the activations; else at 0. What is `frozen` stays as it
+    was drawn, or ("soft decoder") near it: a null.
     """
 
     name: str
@@ -40,13 +43,18 @@ class Recipe:
     model: str = "minilm"
     hook: str = HOOK
     centre: bool = False
+    frozen: Frozen = ""
+
+    def __post_init__(self) -> None:
+        choose("kind of autoencoder", self.kind, get_args(Kind))
+        choose("frozen part", self.frozen, get_args(Frozen))
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What the SAE says of its model and hook."""
         return {
             "model_name": EMBEDDED[self.model].name, "hook_name": self.hook,
-            "prepend_bos": self.model != "minilm", "model_class_name": "TransformerBridge",
+            "prepend_bos": EMBEDDED[self.model].bos, "model_class_name": "TransformerBridge",
         }  # fmt: skip
 
 
@@ -65,18 +73,25 @@ def _smollm2(kind: str, trained_as: Kind, coefficient: float, n_samples: int = 2
 
 
 _SHIPPED = (
-    *seeds_of(Recipe("minilm-l4-topk", "topk", 32, 10_000_000), 1),
-    *seeds_of(Recipe("minilm-l4-l1", "standard", 2.3, 8_000_000), 1),
+    Recipe("minilm-l4-topk", "topk", 32, 10_000_000),
+    Recipe("minilm-l4-l1", "standard", 2.3, 8_000_000),
     Recipe("minilm-l4-dense", "standard", 0.0, 2_000_000),
     *seeds_of(_smollm2("topk", "topk", 32), 3),
     *seeds_of(_smollm2("l1", "standard", 1.5), 3),
     _smollm2("dense", "standard", 0.0, 1_000_000),
     _smollm2("batchtopk", "batchtopk", 32),
-    _smollm2("gated", "gated", 3.0),
+    _smollm2("gated", "gated", 1.2),
     _smollm2("matryoshka", "matryoshka", 32),
     _smollm2("jumprelu", "jumprelu", 32),
 )
 RECIPES = {recipe.name: recipe for recipe in _SHIPPED}
+
+
+def names_of(model: str | None) -> list[str]:
+    """The names of all recipes, or of those for one embedded model."""
+    if model is not None:
+        choose("embedded model", model, EMBEDDED)
+    return [name for name, recipe in RECIPES.items() if model in (None, recipe.model)]
 
 
 def sae_config(recipe: Recipe, *, d_in: int, metadata: dict[str, Any], device: str) -> Any:

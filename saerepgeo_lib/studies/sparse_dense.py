@@ -12,8 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sae_lens import SAE
-
 from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.activations.token_activations import TokenActivations, read_activations
@@ -47,14 +45,15 @@ class Point:
     @property
     def hook(self) -> str:
         """Where the autoencoder reads."""
-        return f"blocks.{self.block}.hook_out"
+        return self.recipe.hook
 
 
-def recipe(name: str, seed: int) -> Recipe:
+def recipe(name: str, seed: int, block: int) -> Recipe:
     """The recipe of a kind, by its key in `LABELS`; but for the penalty the kinds share all."""
     return Recipe(
         name, "topk" if name == "topk" else "standard", _COEFFICIENTS[name], 200_000,
         expansion=4, learning_rate=1e-3, batch_size=512, seed=seed,
+        hook=f"blocks.{block}.hook_out",
     )  # fmt: skip
 
 
@@ -99,13 +98,11 @@ def measure_point(
 
     The autoencoder is the one that would be read back from its files, in float32.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        with one_thread():
-            trained = training.train(
-                point.recipe, activations.train, checkpoints=Path(folder) / "steps", device=device,
-            )  # fmt: skip
-        trained.save_inference_model(Path(folder) / "sae")
-        sae = SAE.load_from_disk(Path(folder) / "sae", device=device, dtype="float32").eval()
+    with tempfile.TemporaryDirectory() as steps, one_thread():
+        trained = training.train(
+            point.recipe, activations.train, checkpoints=Path(steps), device=device
+        )
+    sae = training.read_back(trained, device=device)
     fit = training.measure(sae, activations, dict(concepts), device=device)
     names = {"fvu_held_out": "FVU", "l0_held_out": "L0", "dead_share": "dead share"}
     label, seed = LABELS[point.recipe.name], point.recipe.seed
@@ -139,4 +136,4 @@ def prepare(work: Path, device: str) -> Do:
 
 
 GRID = product((1, 3, 5), range(3), LABELS)
-STUDY = Study([Point(block, recipe(name, seed)) for block, seed, name in GRID], prepare)
+STUDY = Study([Point(block, recipe(name, seed, block)) for block, seed, name in GRID], prepare)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from saerepgeo_lib.activations.tokens import encode_texts, pad
+from saerepgeo_lib.steering.downstream import token_losses
 
 Put = Callable[[Float[Tensor, "tokens d"]], Tensor]
 
@@ -23,36 +23,38 @@ def next_token_loss(
     With `put`, the residual stream at `hook` is replaced by what it gives, for all tokens but BOS.
     """
     rows, offsets = encode_texts(model.tokenizer, texts, max_length=128)
+    lengths = [len(row) for row in rows]
     total = count = 0.0
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(rows), batch_size):
-        chosen = by_length[start : start + batch_size]
-        ids, attention = (x.to(model.cfg.device) for x in pad([rows[i] for i in chosen], 0))
-        ends = torch.tensor([[end for _, end in offsets[i]] + [0] * (ids.shape[1] - len(offsets[i]))
-                             for i in chosen])  # fmt: skip
-        real = (ends > 0).to(ids.device)
+    for chosen in torch.tensor(lengths).argsort(stable=True).split(batch_size):
+        ids, attention = pad([rows[i] for i in chosen], 0)
+        real, _ = pad([[int(end > start) for start, end in offsets[i]] for i in chosen], 0)
+        where = real.bool().to(model.cfg.device)
 
-        def replace(x: Tensor, hook: Any, real: Tensor = real) -> Tensor:
+        def replace(x: Tensor, where: Tensor = where, **_: Any) -> Tensor:
             x = x.clone()
-            x[real] = put(x[real])  # type: ignore[misc]
+            x[where] = put(x[where])  # type: ignore[misc]
             return x
 
         with model.hooks(fwd_hooks=[(hook, replace)] if put else []):
-            logits = model(ids, attention_mask=attention.long())[:, :-1].float()
-        loss = cross_entropy(logits.mT, ids[:, 1:], reduction="none")[attention[:, 1:]]
-        total, count = total + float(loss.sum()), count + loss.numel()
+            losses = token_losses(model, ids, attention)[attention[:, 1:].to(where.device)]
+        total, count = total + float(losses.sum()), count + len(losses)
     return total / count
 
 
 def loss_recovered(
-    model: Any, sae: Any, hook: str, texts: Sequence[str], mean: Float[Tensor, " d"]
-) -> dict[str, float]:
-    """The loss as it is, with the reconstruction put back, and with the mean of all tokens.
-
-    Recovered is the share of what the mean costs that the reconstruction does not.
+    model: Any, hook: str, texts: Sequence[str], mean: Float[Tensor, " d"]
+) -> Callable[[Any], dict[str, float]]:
+    """What measures an SAE by the loss on these texts: as it is, with the reconstruction put back
+    at the hook, and with the `mean` token there; and the share of what the mean costs that the
+    reconstruction does not ("recovered").
     """
     clean = next_token_loss(model, texts)
-    back = next_token_loss(model, texts, hook=hook, put=lambda x: sae.decode(sae.encode(x)))
     ablated = next_token_loss(model, texts, hook=hook, put=lambda x: mean.to(x).expand_as(x))
-    return {"loss": clean, "with_reconstruction": back, "with_mean": ablated,
-            "recovered": (ablated - back) / (ablated - clean)}  # fmt: skip
+
+    def measure(sae: Any) -> dict[str, float]:
+        back = next_token_loss(model, texts, hook=hook, put=lambda x: sae.decode(sae.encode(x)))
+        recovered = (ablated - back) / (ablated - clean)
+        return {"n_texts": len(texts), "loss": clean, "with_reconstruction": back,
+                "with_mean": ablated, "recovered": recovered}  # fmt: skip
+
+    return measure

@@ -1,6 +1,6 @@
 """The text that each embedded model's autoencoders are trained on.
 
-A causal language model writes part of it itself: on its own distribution, and nobody's property.
+A causal language model wrote part of it itself, on its own distribution.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from saerepgeo_lib import files
 from saerepgeo_lib.activations.bridges import unhooked
 from saerepgeo_lib.activations.models import seeded
 from saerepgeo_lib.activations.tokens import encode_texts
+from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import data_dir
 from saerepgeo_lib.studies.corpus import WORDNET_DIR, Passage, embedded_passages
 
@@ -26,8 +27,12 @@ _WORDNET: dict[str, Any] = {
 }
 CORPORA = {
     "minilm": _WORDNET,
-    "smollm2": _WORDNET | {"name": f"the model's own samples; {_WORDNET['name']}"},
-}
+    "smollm2": {
+        "name": f"the model's own samples; {_WORDNET['name']}",
+        "licence": "samples: written by SmolLM2 (Apache-2.0) after openings from WordNet, no "
+                   f"rights claimed; {_WORDNET['licence']}",
+    },
+}  # fmt: skip
 _BATCH = 64  # texts that are written together; a file of results each
 _OPENING = 3  # tokens after BOS that are given
 
@@ -35,7 +40,7 @@ _OPENING = 3  # tokens after BOS that are given
 def corpus_of(name: str, model: Any, *, wordnet: Path = WORDNET_DIR) -> list[Passage]:
     """The text for an embedded model; what it wrote itself is shipped (`data/samples`)."""
     passages = embedded_passages(n_frame_sentences=N_FRAME_SENTENCES, wordnet=wordnet)
-    if name == "minilm":
+    if CORPORA[name] is _WORDNET:
         return passages
     openings = [p.text for p in passages if p.source == "examples"][: 2 * N_SAMPLES]
     samples = sampled_passages(model, openings, n=N_SAMPLES, folder=data_dir() / "samples")
@@ -49,19 +54,25 @@ def sampled_passages(
     """What the model writes after the first three tokens of `n` openings, at temperature 1.
 
     Shorter openings are passed over. A batch that is in `folder` is not written again: on another
-    processor other texts would come out, since rounding decides between tokens.
+    processor other texts would come out, since rounding decides between tokens. Raises UserError
+    for too few openings, and for a batch of others.
     """
     given = [row for row in encode_texts(model.tokenizer, openings)[0]
              if len(row) > _OPENING]  # fmt: skip
+    if len(given) < n:
+        raise UserError(f"{n} texts need as many openings of {_OPENING} tokens, got {len(given)}")
     starts = torch.tensor([row[: 1 + _OPENING] for row in given[:n]])
     texts = []
     batches = tqdm(starts.split(_BATCH), desc="the model's own text", unit="batch")
     for number, ids in enumerate(batches):
         path = folder / f"{number:04d}.json"
         if not path.is_file():
-            written = _continued(model, ids, n_tokens, random_state + number)
-            files.write_json(path, model.tokenizer.batch_decode(written, skip_special_tokens=True))
-        texts += [" ".join(text.split()) for text in files.read_json(path)]
+            out = _continued(model, ids, n_tokens, random_state + number)
+            files.write_json(path, model.tokenizer.batch_decode(out, skip_special_tokens=True))
+        written, begun = files.read_json(path), model.tokenizer.batch_decode(ids[:, 1:])
+        if [text[: len(start)] for text, start in zip(written, begun, strict=False)] != begun:
+            raise UserError(f"{path} holds texts of other openings; remove it, and it is made anew")
+        texts += [" ".join(text.split()) for text in written]
     return [Passage(text, "samples") for text in dict.fromkeys(texts)]
 
 

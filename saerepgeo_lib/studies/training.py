@@ -24,6 +24,7 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from saerepgeo_lib import files
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 _DEAD_SAMPLE = 1_000_000  # training tokens on which a feature must fire once not to be dead
 _CHUNK = 8192  # passages per file of activations
 _CHECKPOINT_STEPS = 500
+_SOFT = 0.8  # least cosine of a softly frozen decoder with what it was
 _N_LOSS = 200  # held-out passages on which the next-token loss is measured
 _NORM_BATCHES = 50  # batches from which the trainer estimates the norm, before its first step
 
@@ -167,6 +169,7 @@ def train(
     trainer: SAETrainer[Any, Any] = SAETrainer(
         cfg=trainer_config, sae=sae, data_provider=iter(()), save_checkpoint_fn=_mark_whole
     )
+    _freeze(sae, recipe.frozen, trainer.optimizer)
     start = 0
     if whole := max(checkpoints.glob("*/whole"), key=lambda p: int(p.parent.name), default=None):
         sae.load_weights_from_checkpoint(whole.parent)
@@ -188,6 +191,31 @@ def _scaled_mean(arrays: Sequence[np.ndarray]) -> Float[Tensor, " d"]:
     weights = [len(a) for a in arrays]
     mean, norm = np.average(means, axis=0, weights=weights), np.average(norms, weights=weights)
     return torch.from_numpy(mean * len(mean) ** 0.5 / norm).float()
+
+
+def _freeze(sae: Any, frozen: str, optimizer: torch.optim.Optimizer) -> None:
+    """Keep a part of an SAE as it is, or ("soft decoder") its decoder's rows near where they are:
+    after every step at a cosine of at least 0.8 with what they were (Korznikov et al. 2602.14111).
+    """
+    if frozen == "encoder":
+        sae.W_enc.requires_grad_(False)
+        sae.b_enc.requires_grad_(False)
+    if frozen == "decoder":
+        sae.W_dec.requires_grad_(False)
+    if frozen != "soft decoder":
+        return
+    weights, least = sae.W_dec, _SOFT
+    first = normalize(weights.detach().clone(), dim=1)
+
+    @torch.no_grad()
+    def bring_back(*_: Any) -> None:
+        norm = weights.norm(dim=1, keepdim=True)
+        along = (weights * first).sum(1, keepdim=True)
+        across = normalize(weights - along * first, dim=1)
+        edge = norm * (least * first + (1 - least**2) ** 0.5 * across)
+        weights.copy_(torch.where(along < least * norm, edge, weights))
+
+    optimizer.register_step_post_hook(bring_back)
 
 
 def _mark_whole(checkpoint_path: Path | None) -> None:
@@ -219,9 +247,9 @@ def fired(sae: Any, x: Float[Tensor, "tokens d"]) -> tuple[Bool[Tensor, " F"], f
 
 def measure(
     sae: Any, activations: Activations, concepts: dict[str, TokenActivations], *, device: str,
-    more: Callable[[Any], dict[str, Any]] | None = None,
+    loss: Callable[[Any], dict[str, float]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """FVU on held-out text and on the concept prompts, mean L0, dead share, and `more`."""
+    """FVU on held-out text and on the concept prompts, mean L0, dead share, and the `loss`."""
     sae = sae.to(device)
     ever, n_seen = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=device), 0
     for chunk in activations.train:
@@ -240,17 +268,17 @@ def measure(
         "dead_share": 1 - ever.float().mean().item(),
         "n_tokens_held_out": len(held_out),
         "n_tokens_for_dead_share": n_seen,
-        **(more(sae) if more else {}),
+        **({"next_token": loss(sae)} if loss else {}),
     }
 
 
-def _loss(
-    model: Any, hook: str, passages: list[Passage], activations: Activations, sae: Any
-) -> dict[str, Any]:
-    """What the SAE's reconstruction does to the next-token loss on held-out passages."""
+def loss_on(
+    model: Any, hook: str, passages: list[Passage], activations: Activations
+) -> Callable[[Any], dict[str, float]]:
+    """`loss_recovered` on held-out passages."""
     texts = [p.text for p in passages if p.held_out][:_N_LOSS]
     mean = torch.from_numpy(activations.held_out.mean(0, dtype=np.float64)).float()
-    return {"next_token": loss_recovered(model, sae, hook, texts, mean)}
+    return loss_recovered(model, hook, texts, mean)
 
 
 def save(
@@ -295,16 +323,16 @@ def train_shipped(
         corpus = corpus | {"passages": dict(Counter(p.source for p in passages))}
         folder, activations = collect(model, passages, work=work, name=name, hook=hook)
         concepts = {c: read_concept(model, concept, hook) for c, concept in load_concepts().items()}
+        loss = loss_on(model, hook, passages, activations) if is_causal(model) else None
         for recipe in recipes:
             if max_samples is not None:
                 recipe = replace(recipe, n_samples=min(recipe.n_samples, max_samples))
-            run = folder / f"{recipe.name}-{files.sha256_json(asdict(recipe))[:12]}"
+            config = sae_config(recipe, d_in=model.cfg.d_model, metadata={}, device=device)
+            key = files.sha256_json([asdict(recipe), config.to_dict(), __version__])
+            run = folder / f"{recipe.name}-{key[:12]}"
             sae = train(recipe, activations.train, checkpoints=run, device=device)
-            loss = partial(_loss, model, hook, passages, activations)
-            fit = partial(
-                measure, activations=activations, concepts=concepts, device=device,
-                more=loss if is_causal(model) else None,
-            )  # fmt: skip
+            told: dict[str, Any] = {"concepts": concepts, "device": device, "loss": loss}
+            fit = partial(measure, activations=activations, **told)
             cards.append(save(sae, recipe, out / recipe.name, corpus=corpus, fit=fit))
             logger.info("%s: %s", recipe.name, cards[-1]["fit"])
     return cards

@@ -44,7 +44,8 @@ DATA = {
 }
 METADATA = {"model_name": "digits-vit", "hook_name": HOOK, "prepend_bos": False,
             "model_class_name": "HookedTransformer"}  # fmt: skip
-_SHARED: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 2048}
+_SHARED: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 2048, "model": "digits-vit",
+                           "hook": HOOK}  # fmt: skip
 SAES = {
     "TopK SAE": Recipe("digits-topk", "topk", 8, 2_500_000, **_SHARED),
     "L1-ReLU SAE": Recipe("digits-l1", "standard", 1.5, 2_500_000, **_SHARED),
