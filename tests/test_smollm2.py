@@ -18,7 +18,7 @@ from saerepgeo_lib.activations.residual_stream import is_massive, run_to_hook
 from saerepgeo_lib.activations.sae_files import shipped_saes
 from saerepgeo_lib.activations.token_activations import read_concept
 from saerepgeo_lib.activations.tokens import encode_texts, pad
-from saerepgeo_lib.studies import corpus, texts, training
+from saerepgeo_lib.studies import activation_store, corpus, texts, training
 from saerepgeo_lib.studies import smollm2 as study
 from saerepgeo_lib.studies.recipes import RECIPES
 from saerepgeo_lib.studies.text_loss import loss_recovered, next_token_loss
@@ -202,7 +202,7 @@ def test_cards_say_what_is_measured_on_held_out_text(smollm2, tmp_path):
     one_to_train_on = next(p for p in passages if not p.held_out)
     chosen = [one_to_train_on, *(p for p in passages if p.held_out)]
     hook = RECIPES["smollm2-b10-topk"].hook
-    activations = training.collect_activations(smollm2, hook, chosen, folder=tmp_path)
+    activations = activation_store.collect_activations(smollm2, hook, chosen, folder=tmp_path)
     loss = training.loss_on(smollm2, hook, chosen, activations)
     same = []
     for name in SAES:

@@ -17,11 +17,11 @@ from saerepgeo_lib.rank.profiles import rank_table, variability
 from saerepgeo_lib.stats.effect_sizes import paired_effect
 from saerepgeo_lib.studies import sparse_dense
 from saerepgeo_lib.studies import sparse_dense_results as results
+from saerepgeo_lib.studies.activation_store import Activations
 from saerepgeo_lib.studies.paper_claims import paper_claims
 from saerepgeo_lib.studies.rank_profile import RankProfile
 from saerepgeo_lib.studies.sparse_dense_results import DENSE, LABELS, RULES, SPARSE, SparseDense
 from saerepgeo_lib.studies.study import read_study, study_file
-from saerepgeo_lib.studies.training import Activations
 
 TOPK, L1 = SPARSE
 

@@ -18,7 +18,7 @@ from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.companion.cli import main
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import data_dir, read_json
-from saerepgeo_lib.studies import training
+from saerepgeo_lib.studies import activation_store, training
 from saerepgeo_lib.studies.corpus import Passage, embedded_passages, user_passages
 from saerepgeo_lib.studies.recipes import HOOK, RECIPES, Recipe, names_of, sae_config
 from saerepgeo_lib.studies.separability import objective
@@ -44,7 +44,7 @@ def recipe(kind, coefficient, n_steps, rate=4e-4):
 
 def test_batches_are_fixed_by_seed_and_can_start_anywhere():
     def batches(start=0, size=30):
-        return training.shuffled_batches(
+        return activation_store.shuffled_batches(
             mixed_directions(100), batch_size=size, seed=1, start=start
         )
 
@@ -133,7 +133,9 @@ def test_what_is_saved_is_what_plain_saelens_loads_and_what_the_card_measures(tm
 
     def fit(saved):
         measured.append(saved)
-        parts = training.Activations([x[:1000], x[1000:1500]], held_out, ["a"] * 100 + ["b"] * 200)
+        parts = activation_store.Activations(
+            [x[:1000], x[1000:1500]], held_out, ["a"] * 100 + ["b"] * 200
+        )
         return training.measure(saved, parts, {}, device="cpu")
 
     card = training.save(sae, given, tmp_path / "out", corpus={"name": "test"}, fit=fit)
@@ -162,20 +164,22 @@ def test_a_user_s_text_is_read_by_line_and_held_out_by_its_own_text(tmp_path):
 
 
 def test_activations_are_collected_once_and_resumed_by_chunk(tmp_path, minilm, monkeypatch):
-    monkeypatch.setattr(training, "_CHUNK", 8)
+    monkeypatch.setattr(activation_store, "_CHUNK", 8)
     passages = [Passage(f"The number {i} stands here.", "a" if i % 2 else "b") for i in range(60)]
-    first = training.collect_activations(minilm, HOOK, passages, folder=tmp_path)
+    first = activation_store.collect_activations(minilm, HOOK, passages, folder=tmp_path)
     n_tokens = sum(len(minilm.tokenizer(p.text)["input_ids"]) - 2 for p in passages)
     assert sum(len(a) for a in first.train) + len(first.held_out) == n_tokens
     assert len(first.held_out_source) == len(first.held_out)
     (tmp_path / "0001.npy").unlink()
-    ran, real = [], training._chunk_activations
-    monkeypatch.setattr(training, "_chunk_activations", lambda *a: (ran.append(1), real(*a))[1])
-    again = training.collect_activations(minilm, HOOK, passages, folder=tmp_path)
+    ran, real = [], activation_store._chunk_activations
+    monkeypatch.setattr(
+        activation_store, "_chunk_activations", lambda *a: (ran.append(1), real(*a))[1]
+    )
+    again = activation_store.collect_activations(minilm, HOOK, passages, folder=tmp_path)
     assert len(ran) == 1
     assert all(np.array_equal(a, b) for a, b in zip(first.train, again.train, strict=True))
     with pytest.raises(UserError, match="give more text"):
-        training.collect_activations(minilm, HOOK, passages[:1], folder=tmp_path)
+        activation_store.collect_activations(minilm, HOOK, passages[:1], folder=tmp_path)
 
 
 @pytest.mark.slow

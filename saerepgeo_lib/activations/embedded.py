@@ -149,6 +149,7 @@ EMBEDDED = {
 }  # fmt: skip
 
 
-def find(name: str) -> Embedded | None:
-    """The embedded model of that name (or of its full name), or None."""
-    return EMBEDDED.get(name) or next((e for e in EMBEDDED.values() if e.name == name), None)
+def find(name: str, revision: str | None = None) -> Embedded | None:
+    """The embedded model of that name, or None. By a full name a revision asks for the hub's."""
+    full = {e.name: e for e in EMBEDDED.values()} if not revision else {}
+    return (EMBEDDED | full).get(name)

@@ -20,7 +20,7 @@ from saerepgeo_lib.activations.bridges import (
     check_weights,
     true_stream,
 )
-from saerepgeo_lib.activations.embedded import EMBEDDED, find
+from saerepgeo_lib.activations.embedded import find
 from saerepgeo_lib.activations.tokenizers import forget_invented_tokens
 from saerepgeo_lib.errors import UserError, choose
 
@@ -76,7 +76,7 @@ def load_model(
     boot = {key: value for key, value in given.items() if key in _BOOT}
     boot["dtype"] = getattr(torch, choose("dtype", dtype, DTYPES))
     fold = {key: bool(given.get(key)) for key in _FOLD}
-    embedded = EMBEDDED.get(name) or (None if boot.get("revision") else find(name))
+    embedded = find(name, boot.get("revision"))
     source = str(embedded.folder()) if embedded else name
     try:
         drawn = nullcontext() if random_state is None else seeded(random_state, device=device)

@@ -111,7 +111,7 @@ def sae_config(recipe: Recipe, *, d_in: int, metadata: dict[str, Any], device: s
         return MatryoshkaBatchTopKTrainingSAEConfig(
             k=recipe.coefficient, matryoshka_widths=widths, **common
         )
-    if recipe.kind == "jumprelu":
+    if recipe.kind == "jumprelu":  # SAELens' defaults leave hundreds of latents active by then
         return JumpReLUTrainingSAEConfig(
             jumprelu_sparsity_loss_mode="quadratic", target_l0=recipe.coefficient,
             l0_coefficient=0.2, l0_warm_up_steps=warm_up, jumprelu_init_threshold=0.1,

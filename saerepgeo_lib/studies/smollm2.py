@@ -16,6 +16,7 @@ from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.activations.token_activations import read_concept
 from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.studies import training
+from saerepgeo_lib.studies.activation_store import collect
 from saerepgeo_lib.studies.recipes import RECIPES, Recipe
 from saerepgeo_lib.studies.study import Do, Study
 from saerepgeo_lib.studies.texts import N_PASSAGES, N_SAMPLES, corpus_of
@@ -61,7 +62,7 @@ def prepare(work: Path, device: str) -> Do:
     def data(hook: str, n: int, is_random: bool) -> Any:
         chosen = passages[:n]
         folder = work / "random" if is_random else work
-        read = training.collect(model(is_random), chosen, work=folder, name="smollm2", hook=hook)[1]
+        read = collect(model(is_random), chosen, work=folder, name="smollm2", hook=hook)[1]
         concepts = {name: read_concept(model(is_random), c, hook)
                     for name, c in load_concepts().items()}  # fmt: skip
         loss = None if is_random else training.loss_on(model(False), hook, chosen, read)

@@ -20,13 +20,13 @@ from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, RESIDUAL, randomized
 from saerepgeo_lib.rank.unfoldings import MODES
 from saerepgeo_lib.studies import training
+from saerepgeo_lib.studies.activation_store import Activations, collect
 from saerepgeo_lib.studies.corpus import embedded_passages
 from saerepgeo_lib.studies.rank_profile import rank_profile
 from saerepgeo_lib.studies.recipes import Recipe
 from saerepgeo_lib.studies.sparse_dense_results import LABELS, RULES
 from saerepgeo_lib.studies.study import Do, Study
 from saerepgeo_lib.studies.texts import N_FRAME_SENTENCES
-from saerepgeo_lib.studies.training import Activations
 
 # All but the two with most prompts, whose spectra cost more than those of the others together.
 CONCEPTS = ("months", "days", "elements", "color", "planets", "number", "constellations")
@@ -126,7 +126,7 @@ def prepare(work: Path, device: str) -> Do:
     @lru_cache(maxsize=1)  # points of one block follow each other
     def data(hook: str, n: int) -> tuple[Activations, dict[str, TokenActivations]]:
         chosen = train[:n] + held_out[: max(1, n * len(held_out) // len(train))]
-        _, activations = training.collect(model, chosen, work=work, hook=hook)
+        _, activations = collect(model, chosen, work=work, hook=hook)
         return activations, {n: read_activations(model, t, hook) for n, t in tokens.items()}
 
     def do(point: Point) -> dict[str, Any]:

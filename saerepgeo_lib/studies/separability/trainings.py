@@ -32,6 +32,7 @@ from saerepgeo_lib.rank.profiles import rank_table, variability
 from saerepgeo_lib.steering.latents import ClusteredLatents
 from saerepgeo_lib.steering.scaling import steepest, uniform_scaling
 from saerepgeo_lib.studies import training
+from saerepgeo_lib.studies.activation_store import collect
 from saerepgeo_lib.studies.corpus import embedded_passages
 from saerepgeo_lib.studies.recipes import HOOK, Recipe
 from saerepgeo_lib.studies.separability import objective
@@ -206,7 +207,7 @@ def prepare(work: Path, device: str) -> Do:
     train, held = ([p for p in corpus if p.held_out == out] for out in (False, True))
     passages = train[:N_TRAIN] + held[:N_HELD_OUT]
     model, known = load_model("minilm", device=device), load_concepts()
-    activations = training.collect(model, passages, work=work)[1]
+    activations = collect(model, passages, work=work)[1]
     concepts = {name: read_concept(model, known[name], HOOK) for name in CONCEPTS}
     held_out = torch.from_numpy(activations.held_out).float().to(device)
 
