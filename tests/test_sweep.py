@@ -16,7 +16,7 @@ from refusals import refused
 from stub_runs import ended, finished, hidden, kernels, start, starts, wait_for, workers, write_grid
 
 import saerepgeo_lib
-from saerepgeo_lib.companion import runner
+from saerepgeo_lib.companion import cli, runner
 from saerepgeo_lib.companion import sweep as sweeps
 from saerepgeo_lib.companion.cli import main
 from saerepgeo_lib.companion.grid import read_grid
@@ -260,6 +260,20 @@ def test_ctrl_c_in_a_training_that_cannot_go_on_says_so(tmp_path):
     when = lambda: list(tmp_path.glob(".out.*.part"))  # noqa: E731 (it has begun)
     said = interrupted("vision", "--seed", "1", "--out", out, "--work", work, when=when)
     assert "nothing of this training is kept" in said and not out.exists() and not when()
+
+
+def test_what_an_interrupt_leaves_half_made_says_nothing(monkeypatch):
+    class HalfMade:
+        def __init__(self):
+            raise KeyboardInterrupt
+
+        def __del__(self):
+            raise AttributeError("pos")
+
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setitem(cli._COMMANDS, "saes", ("", lambda _: HalfMade(), (), "nothing"))
+    assert main(["saes"]) == 130 and not said
 
 
 def shown(out):

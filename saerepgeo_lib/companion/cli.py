@@ -278,6 +278,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         left = _COMMANDS[args.command][3]
         status, fault = 130, "; ".join(filter(None, (str(error) or "interrupted", left)))
+        sys.unraisablehook = lambda _: None  # what it left half made, such as a progress bar
     except (RuntimeError, OSError) as error:
         status, fault = 1, str(error)
     sys.stderr.write(f"saerepgeo: {fault}\n")
