@@ -38,6 +38,14 @@ def minilm():
 
 
 @pytest.fixture(scope="session")
+def smollm2():
+    """The embedded causal language model: half a gigabyte."""
+    from saerepgeo_lib.activations import models
+
+    return models.load_model("smollm2")
+
+
+@pytest.fixture(scope="session")
 def days(minilm):
     """The activations of the days' content tokens."""
     from saerepgeo_lib.activations import prompts

@@ -12,7 +12,6 @@ from refusals import refused
 
 from saerepgeo_lib import files
 from saerepgeo_lib.activations import embedded, saes
-from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.prompts import Concept, Prompt, load_concepts
 from saerepgeo_lib.activations.residual_stream import is_massive, run_to_hook
 from saerepgeo_lib.activations.sae_files import shipped_saes
@@ -32,11 +31,6 @@ TEXTS = [
 ]
 
 pytestmark = pytest.mark.slow  # half a gigabyte
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load_model("smollm2")
 
 
 @pytest.fixture(scope="module")
