@@ -44,7 +44,7 @@ house_style()
 # ## Parameters
 
 # %% tags=["parameters"]
-preset: str = "minilm"  # smollm2, gpt2-small, pythia-70m, gemma-2-2b; your SAE: RELEASE:ID, folder
+preset: str = "smollm2"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; your SAE: RELEASE:ID, folder
 model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
 concept: str = "months"  # one concept
 prompts_file: str = ""  # a concept file of your own (see data/README.md); empty: the shipped one

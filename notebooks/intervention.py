@@ -43,7 +43,7 @@ plots.house_style()
 # ## Parameters
 
 # %% tags=["parameters"]
-preset: str = "minilm"  # smollm2, gpt2-small, pythia-70m, gemma-2-2b; your SAE: RELEASE:ID, folder
+preset: str = "smollm2"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; your SAE: RELEASE:ID, folder
 model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
 hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16

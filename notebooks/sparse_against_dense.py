@@ -51,7 +51,7 @@ house_style()
 results: str = ""  # results of `saerepgeo study sparse-dense`; empty: those that come with the book
 rank_rule: str = "relative"  # relative or effective
 rank_mode: int = 3  # unfolding that the verdict is about: 1 prompt, 3 feature
-preset: str = "minilm"  # of the live check: or smollm2, ...; your SAE: RELEASE:ID, or a folder
+preset: str = "smollm2"  # of the live check: or minilm, ...; your SAE: RELEASE:ID, or a folder
 concept: str = "months,days,color,planets"  # concepts of the live check
 n_seeds: int = 3  # noise draws and random encoders of the live check
 seed: int = 0  # first of its seeds, and seed of the resampling

@@ -50,7 +50,7 @@ plots.house_style()
 # Change these and run again; `saerepgeo run stratified_manifold -p concept days` and plain `papermill -p concept days` do the same from a command line.
 
 # %% tags=["parameters"]
-preset: str = "minilm"  # smollm2, gpt2-small, pythia-70m, gemma-2-2b; your SAE: RELEASE:ID, folder
+preset: str = "smollm2"  # minilm, gpt2-small, pythia-70m, gemma-2-2b; your SAE: RELEASE:ID, folder
 model_name: str = ""  # another model for that SAE (name on the hub, or folder); empty: its own
 hook: str = ""  # where the SAE reads; empty: as its metadata says
 dtype: str = "float32"  # of the model's weights: float32, bfloat16 or float16

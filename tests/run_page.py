@@ -27,7 +27,10 @@ SMALL = {  # parameters with which a case's page takes seconds
 
 
 def run_page(name, folder, **parameters):
-    """What the cells of a page end with, in order, and the page's record, written to `folder`."""
+    """What the cells of a page end with, in order, and the page's record, written to `folder`.
+
+    On the smaller of the embedded models, unless the parameters name another preset.
+    """
     page, shown = {"__name__": "__main__", "display": display}, []
     record = folder / "page.record.json"
     with mock.patch.dict(os.environ, {RECORD_VARIABLE: str(record)}):
@@ -41,7 +44,8 @@ def run_page(name, folder, **parameters):
                 shown.append(eval(compile(ast.Expression(last.value), name, "eval"), page))
             if "parameters" in cell.metadata.get("tags", []):
                 assert set(parameters) <= set(page["__annotations__"])
-                page.update(parameters)
+                small = {"preset": "minilm"} if "preset" in page else {}
+                page.update(small | parameters)
     plt.close("all")
     return shown, read_record(record)
 

@@ -148,8 +148,8 @@ def raw(text):
 @pytest.mark.slow
 def test_a_run_shows_such_names_as_text(prompts, tmp_path, unchecked):
     """In a kernel: no output has raw HTML or an error, and the numbers bear the concepts' names."""
-    given = {"prompts_file": prompts, "concept": f"$_$,{SCRIPT}, a: b", "n_seeds": 2,
-             "noise_levels": [0, 1], "max_slots": 1}  # fmt: skip
+    given = {"preset": "minilm", "prompts_file": prompts, "concept": f"$_$,{SCRIPT}, a: b",
+             "n_seeds": 2, "noise_levels": [0, 1], "max_slots": 1}  # fmt: skip
     assert run("stratified_manifold", tmp_path / "o", **given) == 0
     (path,) = (tmp_path / "o").glob("*/*.ipynb")
     outputs = [o for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])]

@@ -19,7 +19,7 @@ from saerepgeo_lib.companion.notebooks import NOTEBOOK_DIR
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import read_json
 
-QUICK = {"noise_levels": [0, 1], "n_seeds": 2, "max_slots": 1}
+QUICK = {"preset": "minilm", "noise_levels": [0, 1], "n_seeds": 2, "max_slots": 1}
 
 
 def run(notebook, out, **parameters):

@@ -184,7 +184,8 @@ def test_pages_withhold_what_rests_on_an_sae_that_learned_nothing(
 def test_saes_that_read_elsewhere_are_not_judged_unless_they_are_named(tmp_path, capsys):
     given = in_a_file(few_days(), tmp_path) | SMALL["representation_structure"]
     words = [w for k, v in given.items() for w in ("-p", k, str(v))]
-    one = ["-p", "hook", "blocks.2.hook_out", "-p", "judge_anyway", "TopK SAE"]
+    one = ["-p", "hook", "blocks.2.hook_out", "-p", "judge_anyway", "TopK SAE",
+           "-p", "preset", "minilm"]  # fmt: skip
     assert main(["run", "representation_structure", *words, *one, "-o", str(tmp_path / "o")]) == 0
     (path,) = (tmp_path / "o").glob("*/*.record.json")
     for claim in read_json(path)["claims"]:

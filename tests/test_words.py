@@ -254,8 +254,9 @@ def test_five_scripts_go_through_case_1_or_are_refused_with_a_sentence(
 @pytest.mark.slow
 def test_a_page_shows_what_it_masks_and_says_what_it_cannot_read(concept_file, tmp_path, capsys):
     def run(concept, language):
-        given = {"prompts_file": concept_file, "concept": concept, "function_words": language,
-                 "noise_levels": "[0, 1]", "n_seeds": "2", "max_slots": "1"}  # fmt: skip
+        given = {"preset": "minilm", "prompts_file": concept_file, "concept": concept,
+                 "function_words": language, "noise_levels": "[0, 1]", "n_seeds": "2",
+                 "max_slots": "1"}  # fmt: skip
         words = [word for name, value in given.items() for word in ("-p", name, str(value))]
         return main(["run", "stratified_manifold", *words, "-o", str(tmp_path / "o")])
 

@@ -1,5 +1,6 @@
 """Next-token loss on text, and how much of it an SAE's reconstruction recovers."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,9 +45,9 @@ def next_token_loss(
 def loss_recovered(
     model: Any, hook: str, texts: Sequence[str], mean: Float[Tensor, " d"]
 ) -> Callable[[Any], dict[str, float]]:
-    """What measures an SAE by the loss on these texts: as it is, with the reconstruction put back
-    at the hook, and with the `mean` token there; and the share of what the mean costs that the
-    reconstruction does not ("recovered").
+    """What measures an SAE by the loss on these texts: as it is (also as `perplexity`, its
+    exponential), with the reconstruction put back at the hook, and with the `mean` token there; and
+    the share of what the mean costs that the reconstruction does not ("recovered").
     """
     clean = next_token_loss(model, texts)
     ablated = next_token_loss(model, texts, hook=hook, put=lambda x: mean.to(x).expand_as(x))
@@ -54,7 +55,8 @@ def loss_recovered(
     def measure(sae: Any) -> dict[str, float]:
         back = next_token_loss(model, texts, hook=hook, put=lambda x: sae.decode(sae.encode(x)))
         recovered = (ablated - back) / (ablated - clean)
-        return {"n_texts": len(texts), "loss": clean, "with_reconstruction": back,
-                "with_mean": ablated, "recovered": recovered}  # fmt: skip
+        return {"n_texts": len(texts), "loss": clean, "perplexity": math.exp(clean),
+                "with_reconstruction": back, "with_mean": ablated,
+                "recovered": recovered}  # fmt: skip
 
     return measure
