@@ -71,11 +71,19 @@ def small_page(record=None, cells=None, name="small"):
 
 
 def small_sweep():
-    rows = [("r1", "up", "months", "content", "A", "B_1", "holds"),
-            ("r1", "up", "months", "entity", "A", "", "holds"),
-            ("r2", "up", "days", "content", "B_1", "", "does not hold")]  # fmt: skip
-    names = ["run", "id", "concept", "tokens", "autoencoder", "against", "verdict"]
-    days = pd.to_datetime(["2026-01-02", "2026-01-02", "2026-01-05"])
+    """Two models; of the first two trainings, in which B_1 is the same."""
+    rows = [
+        ("r1", "small", "tiny", "up", "months", "content", "A", "B_1", "holds", -2.0),
+        ("r1", "small", "tiny", "up", "months", "entity", "A", "", "holds", -2.0),
+        ("r2", "small", "tiny", "up", "days", "content", "B_1", "", "does not hold", -2.0),
+        ("r3", "small", "tiny-seed1", "up", "months", "content", "A", "B_1", "holds", -3.0),
+        ("r3", "small", "tiny-seed1", "up", "months", "entity", "A", "", "does not hold", -3.0),
+        ("r4", "small", "tiny-seed1", "up", "days", "content", "B_1", "", "does not hold", -2.0),
+        ("r5", "large", "big", "up", "days", "content", "A", "", "does not hold", -2.0),
+    ]
+    names = ["run", "model", "preset", "id", "concept", "tokens", "autoencoder", "against",
+             "verdict", "low"]  # fmt: skip
+    days = pd.to_datetime(["2026-01-02", "2026-01-02", *["2026-01-05"] * 5])
     return pd.DataFrame(rows, columns=names).assign(
-        condition="", dose=float("nan"), preset="tiny", low=-2.0, high=-0.5, written=days
+        condition="", dose=float("nan"), high=-0.5, written=days
     )

@@ -42,14 +42,23 @@ def test_the_summary_counts_verdicts_and_keeps_ours_apart(text):
     assert "It is more" not in said
     assert "| [It is more](#claim-own) | `[ours]` | *A*: does not hold in 1 of 1 |" in ours
     assert "- **n and interval**: n counts hills\n- **Note**: Only once.\n" in text
-    # the sweep is counted apart
-    text = text.split("## Over 2 concepts")[1]
-    assert "on 2026-01-02 to 2026-01-05, by the code" in text
-    assert "2 runs on 2 concepts, preset `tiny`" in text
+
+
+def test_the_sweep_is_counted_apart_for_each_model_and_over_its_trainings(text):
+    text = text.split("## Over 2 concepts and 2 models")[1]
+    assert "on 2026-01-02 to 2026-01-05, by the code" in text and "5 runs on 2 concepts." in text
     assert "saerepgeo sweep data/sweeps/all_concepts.toml" in text
-    found = "*A*: holds in 2 of 2<br>*B\\_1*: does not hold in 1 of 1 (the opposite in 1)"
-    assert f"| [It rises](#claim-up) | `[abstract]` | {found} |" in text
-    assert "| [It is more](#claim-own) | `[ours]` | not in these runs |" in text
+    small, large = text.split("### small\n\nPresets `tiny`, `tiny-seed1`.")[1].split("### large")
+    found = (
+        "*A*: holds in 3 of 4; does not hold in 1 of 4 (the opposite in 1), "
+        "all trainings alike in 1 of 2 cases<br>"
+        "*B\\_1*: does not hold in 1 of 1 (the opposite in 1)"
+    )
+    assert f"| [It rises](#claim-up) | `[abstract]` | {found} |" in small
+    assert "| [It is more](#claim-own) | `[ours]` | not in these runs |" in small
+    assert "Preset `big`." in large
+    found = "*A*: does not hold in 1 of 1 (the opposite in 1)"
+    assert f"| [It rises](#claim-up) | `[abstract]` | {found} |" in large
 
 
 def test_counts_stand_apart_for_each_label_and_say_what_is_the_opposite(two_claims):

@@ -114,18 +114,17 @@ def test_a_conversion_needs_its_package_and_room_and_is_whole_or_made_again(
     folder = tmp_path / "models" / SMOLLM2.sha256[:16]
     assert not folder.exists()
     half = folder.with_name(f".{folder.name}.0123.part")
-    half.mkdir()
-    (half / "model.safetensors").write_text("half")
-    assert SMOLLM2.folder() == folder and not half.exists()
-    whole = files.sha256_file(folder / "model.safetensors")
-    with (folder / "model.safetensors").open("r+b") as file:
-        file.seek(-4, 2)
-        file.write(b"\0\0\0\1")
-    assert SMOLLM2.folder() == folder and "made anew" in caplog.text
-    assert files.sha256_file(folder / "model.safetensors") == whole
-    for name, text in (("tokenizer.json", "{}"), ("converted.json", "no JSON")):
-        (folder / name).write_text(text)
+    for left in (half, folder):  # of a conversion that was cut off, and of one changed afterwards
+        left.mkdir()
+        (left / "model.safetensors").write_text("half")
+    assert SMOLLM2.folder() == folder and not half.exists() and "made anew" in caplog.text
+    assert embedded._is_whole(folder)
+    for name in ("model.safetensors", "tokenizer.json", "converted.json"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-2])
         assert not embedded._is_whole(folder)
+        (folder / name).write_bytes(whole)
+    assert embedded._is_whole(folder)
     shutil.rmtree(folder)
 
 

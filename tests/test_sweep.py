@@ -243,7 +243,7 @@ def test_ctrl_c_keeps_the_notebooks_of_the_book_that_were_executed(n_at_once, fo
 @slow
 def test_ctrl_c_in_a_training_keeps_its_activations(tmp_path):
     corpus, work = tmp_path / "corpus.txt", tmp_path / "work"
-    corpus.write_text("".join(f"Sentence {i} is about the number {i * i}.\n" for i in range(9_000)))
+    corpus.write_text("".join(f"Item {i}.\n" for i in range(9_000)))
     said = interrupted(
         "train", "minilm-l4-topk", "--text", corpus, "--out", tmp_path / "out", "--work", work,
         when=lambda: list(work.glob("*/activations/[!.]*.npy")),

@@ -33,10 +33,13 @@ class Preset:
 
 
 PRESETS = {
-    "smollm2": Preset("smollm2", {
-        "TopK SAE": "smollm2-b10-topk", "L1-ReLU SAE": "smollm2-b10-l1",
-        "dense AE": "smollm2-b10-dense",
-    }, not_sparse=("dense AE",)),
+    **{
+        f"smollm2{seed}": Preset("smollm2", {
+            "TopK SAE": f"smollm2-b10-topk{seed}", "L1-ReLU SAE": f"smollm2-b10-l1{seed}",
+            "dense AE": "smollm2-b10-dense",
+        }, not_sparse=("dense AE",))
+        for seed in ("", "-seed1", "-seed2")  # trained again, from other weights and batches
+    },
     "minilm": Preset("minilm", {
         "TopK SAE": "minilm-l4-topk", "L1-ReLU SAE": "minilm-l4-l1", "dense AE": "minilm-l4-dense",
     }, not_sparse=("dense AE",)),

@@ -7,10 +7,12 @@ from typing import Any
 import pandas as pd
 
 from saerepgeo_lib.companion.pages import Page, render
+from saerepgeo_lib.companion.records import CLAIM_FIELDS
 from saerepgeo_lib.errors import UserError, choose, nearest
 from saerepgeo_lib.studies.paper_claims import paper_claims, verdicts_in_words
 from saerepgeo_lib.text import plain
 
+_FOUND = ("value", "low", "high", "p", "n", "verdict", "reason")  # the rest is the case
 Finding = Mapping[Any, Any]  # a `Claim` as a mapping, from a record or a row of the sweep
 
 
@@ -21,7 +23,8 @@ def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
     which the record of its page has no finding, or whose page or section does not exist; and for
     a finding on an unknown claim.
     """
-    known, swept = paper_claims(), sweep.to_dict("records")
+    known, runs = paper_claims(), {m: once(rows) for m, rows in sweep.groupby("model", sort=False)}
+    swept = list(chain.from_iterable(runs.values()))
     by_name = {page.name: page for page in pages}
     for place, findings in [*((p.name, p.record["claims"]) for p in pages), ("the sweep", swept)]:
         for id in (finding["id"] for finding in findings if finding["id"] not in known):
@@ -39,11 +42,20 @@ def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
                 "...)]), name another page, or take the claim out of that file"
             )
         claims.append(claim | {
-            "id": id, "shown": by_name[name], "swept": found_in_words(id, swept),
+            "id": id, "shown": by_name[name],
+            "swept": {model: found_in_words(id, findings) for model, findings in runs.items()},
             "found": found_in_words(id, chain.from_iterable(found.values())),
             "runs": [(page, found[page.name]) for page in pages if found[page.name]],
         })  # fmt: skip
     return render("claims", claims=claims, sweep=sweep, in_words=verdicts_in_words)
+
+
+def once(rows: pd.DataFrame) -> Sequence[Finding]:
+    """One model's rows of the sweep without those that runs of several presets give alike (to six
+    decimals): of what was not trained again, and so is the same computation.
+    """
+    same = rows[[name for name in CLAIM_FIELDS if name in rows.columns]].round(6)
+    return rows.loc[same.drop_duplicates().index].to_dict("records")
 
 
 def found_on(page: Page) -> list[dict[str, str]]:
@@ -58,7 +70,8 @@ def found_on(page: Page) -> list[dict[str, str]]:
 def found_in_words(id: str, findings: Iterable[Finding]) -> str:
     """The verdicts on one claim, counted for each autoencoder, or what else it is "counted by".
 
-    How often the opposite was found is said of claims with a direction.
+    How often the opposite was found is said of claims with a direction, and of runs with several
+    trainings of an autoencoder in how many cases all of these agree.
     """
     by_name: dict[str, list[Finding]] = {}
     key = paper_claims()[id].get("counted by", "autoencoder")
@@ -67,6 +80,7 @@ def found_in_words(id: str, findings: Iterable[Finding]) -> str:
     return "<br>".join(
         f"*{plain(name)}*: {verdicts_in_words([finding['verdict'] for finding in group])}"
         + _opposite(group, paper_claims()[id].get("direction"))
+        + _agreement(group)
         for name, group in by_name.items()
     )
 
@@ -77,3 +91,15 @@ def _opposite(findings: list[Finding], direction: str | None) -> str:
     ends = [finding[end] for finding in findings if finding["verdict"] == "does not hold"]
     n = sum(value is not None and sign * value < 0 for value in ends)
     return f" (the opposite in {n})" if direction and n else ""
+
+
+def _agreement(findings: list[Finding]) -> str:
+    """In how many cases all presets, which are trainings of one model's SAEs, say the same."""
+    where = [name for name in CLAIM_FIELDS if name not in _FOUND]
+    cases: dict[str, dict[Any, str]] = {}
+    for finding in findings:
+        case = str([finding.get(name) for name in where])
+        cases.setdefault(case, {})[finding.get("preset")] = finding["verdict"]
+    again = [set(verdicts.values()) for verdicts in cases.values() if len(verdicts) > 1]
+    alike = sum(len(verdicts) == 1 for verdicts in again)
+    return f", all trainings alike in {alike} of {len(again)} cases" if again else ""
