@@ -165,7 +165,7 @@ Markdown("\n".join(lines))
 # a weight `[authors' notes]`; here, simpler, the iterate of least error counts, once for each error. The step's length is ours, a tenth of AEDP times the
 # scale factor. Beside it: gradients, last iterate.
 
-# %% mystnb={"image": {"alt": "In the book's run: error against separability for two SAEs. In random walks the z-scored error falls below 1 while the SAE's own error rises above 1, so that its best iterate is the first. Ends of gradient paths lie far below 1 in the SAE's own error if free, and less far if valid.", "classes": "dark-light"}, "figure": {"caption": "Random walks with their best iterates (dots), and ends of gradient paths. In the book's run picking the best reports an improvement in the z-scored error alone.", "name": "procedures"}}
+# %% mystnb={"image": {"alt": "In the book's run: error against separability for two SAEs. In random walks the z-scored error falls below 1 while the SAE's own error rises above 1, so that its best iterate is the first. Ends of gradient paths lie below 1 in the SAE's own error if free, and above 1 if valid.", "classes": "dark-light"}, "figure": {"caption": "Random walks with their best iterates (dots), and ends of gradient paths. In the book's run picking the best reports an improvement in the z-scored error alone.", "name": "procedures"}}
 differences.plot_procedures(tables["walks"], tables["gradients"])
 
 # %%

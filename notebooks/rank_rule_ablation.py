@@ -139,7 +139,7 @@ with record.stage("auc"):
     aucs = synthetic.auc_table(scores)
 record.tables["auc"] = aucs
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "In the book's run: AUC with intervals of every score for strata against three kinds of smooth data. Against data of the same covariance and of the same mean dimension, the ranges of the relative and of the effective rank separate almost perfectly in the SAEs and as well in a random encoder. Against smooth data of the lowest dimension they have AUC 0. The MLE spread is near 1 in all panels in the TopK SAE and in the residual stream.", "classes": "dark-light"}, "figure": {"caption": "AUC of every score, mean over both shapes; bars: 95 % intervals. The permutation range is taken of the SAEs only.", "name": "aucs"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the book's run: AUC with intervals of every score for strata against three kinds of smooth data. Against data of the same covariance and of the same mean dimension, the range of the relative rank at the smallest threshold separates almost perfectly in the SAEs, and as well in a random encoder. Against smooth data of the lowest dimension it has AUC 0. The MLE spread is near 1 in all panels in the TopK SAE and in the residual stream.", "classes": "dark-light"}, "figure": {"caption": "AUC of every score, mean over both shapes; bars: 95 % intervals. The permutation range is taken of the SAEs only.", "name": "aucs"}}
 random = f"random {sparse[0]}"
 shown = aucs["representation"].isin(["residual", *sparse, random])
 plots.plot_aucs(aucs[(aucs["shape"] == "both") & shown])

@@ -156,7 +156,7 @@ with record.stage("circles"):
         for k, space in case.spaces.items()
     }
 
-# %% mystnb={"image": {"alt": "In the book's run: months on the plane of their means. The line in calendar order is a ring in the residual stream, in the TopK SAE and in the dense autoencoder; in the L1 SAE it crosses itself.", "classes": "dark-light"}, "figure": {"caption": "The entities of the first concept on the plane of their means; colours and line follow their order.", "name": "circle-maps"}}
+# %% mystnb={"image": {"alt": "In the book's run: months on the plane of their means. The line in calendar order is a ring in the residual stream, in the TopK SAE and in the dense autoencoder; in the L1 SAE it is folded flat.", "classes": "dark-light"}, "figure": {"caption": "The entities of the first concept on the plane of their means; colours and line follow their order.", "name": "circle-maps"}}
 plots.plot_entities(
     {k: circles[first, k] for k in shown}, acts.at("entity").entity, acts.concept.entities
 ) if len(acts.concept.entities) >= 4 else Markdown("Skipped: fewer than four entities are named.")
@@ -271,7 +271,7 @@ differences = fit.withheld_outcomes(every, with_massive)
 record.tables["compared"] = differences
 record.claims += fit.withheld(studies.geometry_claims(differences))
 
-# %% mystnb={"image": {"alt": "In the book's run: six measures, SAE minus residual stream with intervals by concept, for two SAEs, the claimed side shaded. Dimensions lie on the unclaimed side, cluster counts and homogeneity around zero, the spanning tree over entities on the unclaimed side, the mean distance of entities on the claimed side in every case.", "classes": "dark-light"}, "figure": {"caption": "SAE minus residual stream, with 95 % intervals over frames. Shaded: the side that the paper claims. In the book's run only the distances of entities lie there.", "name": "differences"}}
+# %% mystnb={"image": {"alt": "In the book's run: six measures, SAE minus residual stream with intervals by concept, for two SAEs, the claimed side shaded. Intervals of dimensions, cluster counts and homogeneity include zero or lie on the unclaimed side; those of the spanning tree over entities lie on the unclaimed side but for the L1 SAE on days; those of the mean distance of entities lie on the claimed side with the same exception.", "classes": "dark-light"}, "figure": {"caption": "SAE minus residual stream, with 95 % intervals over frames. Shaded: the side that the paper claims. In the book's run only the distances of entities lie there, with one exception.", "name": "differences"}}
 plots.plot_differences(differences.query("kind == 'residual'"))
 
 # %%

@@ -17,6 +17,7 @@ from saerepgeo_lib.activations.saes import check_label
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.stats.claims import Claim
+from saerepgeo_lib.stats.words import span
 from saerepgeo_lib.text import code, plain
 
 logger = logging.getLogger(__name__)
@@ -127,14 +128,15 @@ class Trust:
     @property
     def poor(self) -> str:
         """Where the fit is poor, but not so poor that nothing is judged; empty if nowhere."""
-        cases = [
-            "{autoencoder} on {concept}, {tokens} tokens (FVU {FVU:.2f})".format_map(row)
-            for row in self.table.to_dict("records")
-            if row["autoencoder"] in self.sparse and CAREFUL < row["FVU"] < UNFIT
-        ]
-        if not cases:
+        fit = self.table[self.table["autoencoder"].isin(self.sparse)]
+        fit = fit[(fit["FVU"] > CAREFUL) & (fit["FVU"] < UNFIT)]
+        if fit.empty:
             return ""
-        where = plain("; ".join(cases))
+        where = plain("; ".join(
+            f"{name} on {', '.join(rows['concept'].unique())}, "
+            f"{' and '.join(rows['tokens'].unique())} tokens (FVU {span(rows['FVU'])})"
+            for name, rows in fit.groupby("autoencoder", sort=False)
+        ))  # fmt: skip
         return f"**Read with care**, the fit here is poorer than an FVU of {CAREFUL}: {where}."
 
     @property
