@@ -169,7 +169,7 @@ Markdown(
 # %% [markdown]
 # ## Where the profile starts
 #
-# No rank exceeds its ceiling, the shorter side of the unfolding. A profile that climbs from its clean rank $r_0$ to its
+# No rank exceeds its ceiling, the shorter side of the unfolding (or the number of distinct points in it, if there are copies). A profile that climbs from its clean rank $r_0$ to its
 # ceiling $c$ has the relative range $c / r_0 - 1$, however it climbs: the line in this figure. (A profile that first falls lies above it,
 # one that stops short of its ceiling below.)
 

@@ -109,7 +109,9 @@ display(plots.shown(fit.table, fit.table.columns[:5], precision=2), Markdown(fit
 #
 # **Noise** enters the residual stream, $x_s = x + s\,\sigma\,\varepsilon$ with standard normal $\varepsilon$. Under the default *relative* scaling
 # $\sigma$ is the root mean square of the centred residual vectors, so that at level $s = 1$ noise and signal are equally strong in every model. One
-# draw of $\varepsilon$ per seed serves all levels: a profile changes because the level does, not because the dice were thrown again.
+# draw of $\varepsilon$ per seed serves all levels: a profile changes because the level does, not because the dice were thrown again. Copies of a
+# point get the same draw. In a causal model a word *before* the entity has the same vector in every prompt of its frame; independent noise would
+# tell these copies apart, and the rank of any representation would rise for that reason alone.
 #
 # **The latent tensor** $Z$ has one entry for each prompt, token slot and feature. Slot 0 is the last token of the entity (*January*); the others are
 # the prompt's next content tokens in reading order. All prompts are cut to the length of the shortest, and to `max_slots` (two by default, which

@@ -91,6 +91,30 @@ def test_spectra_and_shapes_are_those_of_the_latents_by_brute_force(swept, small
         assert swept.shapes["SAE", mode] == swept.shapes["permuted SAE", mode] == shape
 
 
+def test_copies_of_a_point_stay_copies_and_do_not_raise_a_rank(small_sae):
+    """As in two frames that begin alike, in a causal model: the first two words of each prompt."""
+    x = activations().x.view(10, 4, 8).clone()
+    x[:5, :2], x[5:, :2] = x[0, :2], x[5, :2]
+    acts = activations(x.flatten(0, 1))
+    noise = draw_noise(acts.x, stream(0, "noise")).view_as(x)
+    assert (noise[:5, :2] == noise[0, :2]).all() and (noise[0, :2] != noise[5, :2]).any()
+    assert len(noise[:, 2:].flatten(0, 1).unique(dim=0)) == 20
+    assert (draw_noise(x[:, 2], stream(0, "noise"))  # without copies: as ever
+            == torch.randn(10, 8, generator=stream(0, "noise"))).all()  # fmt: skip
+    swept = swept_with(small_sae, acts, max_slots=2, levels=(0.0, 1.0, 10.0))
+    slots = aligned_rows(acts, max_slots=2)
+    assert slots[:, 0].tolist() == list(range(1, 40, 4))  # copies, too: the entity comes first
+    points = len(acts.x[slots.flatten()].unique(dim=0))
+    assert swept.distinct == {1: len(acts.x[slots].unique(dim=0)), 3: points} and points < 20
+    for mode, ceiling in swept.distinct.items():
+        bounds = profiles.ceilings(swept, mode=mode)
+        assert bounds["residual"] == min(8, ceiling) and bounds["SAE"] == ceiling
+        assert bounds["permuted SAE"] == min(swept.shapes["SAE", mode])
+    exact = profiles.rank_table(swept).query("rule == 'exact' and label != 'permuted SAE'")
+    for (label, mode), ranks in exact.groupby(["label", "mode"])["rank"]:
+        assert ranks.max() <= profiles.ceilings(swept, mode=mode)[label]
+
+
 def test_measured_ranks_lie_within_weyls_bounds_and_certified_ones_are_the_clean_rank(swept):
     ranks = profiles.rank_table(swept, tau=0.05)
     keys = ["label", "mode", "level", "seed"]
@@ -170,7 +194,7 @@ def test_planted_strata_show_in_the_rank_and_one_sheet_does_not():
         sae.W_enc.copy_(torch.eye(8))
         sae.b_enc.fill_(-1.0)  # a feature is silent below 1
     lines = torch.zeros(40, 8)
-    lines[::2, 0] = lines[1::2, 1] = 50.0
+    lines[::2, 0] = lines[1::2, 1] = torch.linspace(40, 60, 20)
     given = {"sparse": [], "levels": (0, 0.01, 2.0), "scaling": "absolute"}
     table = profiles.rank_table(swept_with(sae, activations(lines), **given), tau=1e-3)
     ranks = table.query("label == 'SAE' and rule == 'relative' and mode == 3").groupby("level")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -186,8 +187,23 @@ def add_noise(
 def draw_noise(
     x: Float[Tensor, "tokens d"], generator: torch.Generator
 ) -> Float[Tensor, "tokens d"]:
-    """Standard normal noise for `x`, the same on every device (from a CPU generator)."""
-    return torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
+    """Standard normal noise for `x`, the same on every device (from a CPU generator).
+
+    Copies of a row get the same noise: they are one point, as in a causal model the words before an
+    entity are in all prompts that begin alike; noise that told them apart would raise any rank.
+    """
+    kept, which = twins(float64(x).cpu().numpy())
+    return torch.randn(x.shape, generator=generator, dtype=torch.float32)[kept[which]].to(x)
+
+
+def twins(
+    points: Float[np.ndarray, "n d"],
+) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " n"]]:
+    """The row at which each distinct point comes first, in order; for each point, which it is."""
+    number: dict[bytes, int] = {}
+    rows = points + 0.0  # -0 becomes 0
+    which = np.array([number.setdefault(row.tobytes(), len(number)) for row in rows])
+    return np.unique(which, return_index=True)[1], which
 
 
 def batches_of(n: int, size: int) -> Sequence[slice]:

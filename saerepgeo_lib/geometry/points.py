@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from saerepgeo_lib.activations.latents import encode
+from saerepgeo_lib.activations.residual_stream import twins
 from saerepgeo_lib.errors import UserError
 
 Points = Float[np.ndarray, "n d"]
@@ -32,14 +33,6 @@ def check_points(points: Points, *, least: int = 1) -> Points:
     if len(x) < least:
         raise UserError(f"need at least {least} points, got {len(x)}")
     return x
-
-
-def twins(points: Points) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " n"]]:
-    """The row at which each distinct point comes first, in order; for each point, which it is."""
-    number: dict[bytes, int] = {}
-    rows = points + 0.0  # -0 becomes 0
-    which = np.array([number.setdefault(row.tobytes(), len(number)) for row in rows])
-    return np.unique(which, return_index=True)[1], which
 
 
 def distinct(points: Points) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " n"]]:

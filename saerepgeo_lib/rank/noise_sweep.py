@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saerepgeo_lib.activations.latents import Latents, random_sae
-from saerepgeo_lib.activations.residual_stream import NoiseScaling, draw_noise, rms
+from saerepgeo_lib.activations.residual_stream import NoiseScaling, draw_noise, rms, twins
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.cores import workers
 from saerepgeo_lib.errors import UserError, choose
@@ -62,13 +62,15 @@ class Sweep:
 
     `spectra` end with zeros; `shift` is the spectral norm of the unfolding's change from level 0,
     `shapes` its shape on the features active at any level. `active` counts the features active at a
-    level, and `l0` is the mean L0. `tensor_shape` is (prompts, slots).
+    level, and `l0` is the mean L0. `tensor_shape` is (prompts, slots), and `distinct` how many
+    prompts (by mode 1) and tokens (3) of it are no copies of another.
     """
 
     levels: tuple[float, ...]
     seeds: tuple[int, ...]
     sigma: float
     tensor_shape: tuple[int, int]
+    distinct: Mapping[int, int] = field(default_factory=dict)
     spectra: dict[Key, Float[np.ndarray, "levels seeds k"]] = field(default_factory=dict)
     shift: dict[Key, Float[np.ndarray, "levels seeds"]] = field(default_factory=dict)
     shapes: dict[Key, tuple[int, int]] = field(default_factory=dict)
@@ -127,7 +129,10 @@ def sweep(
     rows = aligned_rows(acts, max_slots=max_slots)
     x = acts.x[rows.flatten()]
     sigma = rms(acts.x, massive="keep") if scaling == "relative" else 1.0
-    result = Sweep(levels, seeds, sigma, (rows.shape[0], rows.shape[1]))
+    shape = rows.shape[0], rows.shape[1]
+    points = {1: x.reshape(len(rows), -1), 3: x}
+    distinct = {mode: len(twins(y.cpu().numpy())[0]) for mode, y in points.items()}
+    result = Sweep(levels, seeds, sigma, shape, distinct)
     for label in labels:
         result.make_room(label)
     total = len(result.labels) * len(seeds)

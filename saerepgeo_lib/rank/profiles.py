@@ -105,5 +105,12 @@ def nulls_of(label: str, labels: Sequence[str], sparse: Sequence[str]) -> list[s
 
 
 def ceilings(result: Sweep, *, mode: int) -> dict[str, int]:
-    """The largest rank that each representation's unfolding can have: its shorter side."""
-    return {label: min(result.shapes[label, mode]) for label in result.labels}
+    """The largest rank that each representation's unfolding can have: its shorter side, or the
+    number of distinct points in it (permuted latents have no copies).
+    """
+    sides = {label: min(result.shapes[label, mode]) for label in result.labels}
+    nulls, points = set(map(permuted, result.labels)), result.distinct
+    return {
+        label: side if label in nulls else min(side, points.get(mode, side))
+        for label, side in sides.items()
+    }

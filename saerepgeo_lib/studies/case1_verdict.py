@@ -114,13 +114,13 @@ def ceiling_text(
             plain(f"{label} ({concept})") for label, n in bounds.items() if last[label] >= FULL * n
         ]
     if not full:
-        return "No profile ends at its ceiling, the shorter side of the unfolding."
+        return "No profile ends at its ceiling, the largest rank that its unfolding can have."
     everyone = sum(len(result.labels) for result in sweeps.values())
     who = f"all {everyone} profiles stand" if len(full) == everyone else f"{', '.join(full)} stand"
     return (
-        "**Mind the ceiling.** No rank exceeds the shorter side of the unfolding. At the strongest "
-        f"noise {who} there. Where a profile ends at its ceiling, its relative range is decided by "
-        "the clean rank alone."
+        "**Mind the ceiling.** No rank exceeds the shorter side of the unfolding, nor the number "
+        f"of distinct points in it. At the strongest noise {who} there. Where a profile ends at "
+        "its ceiling, its relative range is decided by the clean rank alone."
     )
 
 

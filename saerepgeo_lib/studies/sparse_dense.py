@@ -18,6 +18,7 @@ from saerepgeo_lib.activations.token_activations import TokenActivations, read_a
 from saerepgeo_lib.activations.tokens import tokenize
 from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, RESIDUAL, randomized
+from saerepgeo_lib.rank.profiles import ceilings
 from saerepgeo_lib.rank.unfoldings import MODES
 from saerepgeo_lib.studies import training
 from saerepgeo_lib.studies.activation_store import Activations, collect
@@ -78,7 +79,7 @@ def variability_of(
     return {
         name: {
             "l0": _rounded(profile.sweep.l0[name][0, 0]),
-            "ceiling": [min(profile.sweep.shapes[name, mode]) for mode in MODES],
+            "ceiling": [ceilings(profile.sweep, mode=mode)[name] for mode in MODES],
             "clean": by_rule(clean, name),
             "range": by_rule(spread, name),
         }
