@@ -156,7 +156,7 @@ with record.stage("circles"):
         for k, space in case.spaces.items()
     }
 
-# %% mystnb={"image": {"alt": "In the book's run: months on the plane of their means. The line in calendar order is a ring in the residual stream, in the TopK SAE and in the dense autoencoder; in the L1 SAE it is folded flat.", "classes": "dark-light"}, "figure": {"caption": "The entities of the first concept on the plane of their means; colours and line follow their order.", "name": "circle-maps"}}
+# %% mystnb={"image": {"alt": "In the book's run: months on the plane of their means. The line in calendar order is a ring in the residual stream, in the TopK SAE and in the dense autoencoder; in the L1 SAE it is a narrow loop.", "classes": "dark-light"}, "figure": {"caption": "The entities of the first concept on the plane of their means; colours and line follow their order.", "name": "circle-maps"}}
 plots.plot_entities(
     {k: circles[first, k] for k in shown}, acts.at("entity").entity, acts.concept.entities
 ) if len(acts.concept.entities) >= 4 else Markdown("Skipped: fewer than four entities are named.")
@@ -203,9 +203,9 @@ wide.style.format(precision=2).hide(axis="index")
 # The whole table, for any preset and concepts, as pandas frames: long for CSV, wide for LaTeX.
 #
 # ```python
-# model, names = srg.load("minilm"), ("months", "days")
+# model, names = srg.load("smollm2"), ("months", "days")
 # tables = {name: srg.compare_geometry(model.activations(name)).table for name in names}
-# table = studies.joined(tables).assign(preset="minilm")
+# table = studies.joined(tables).assign(preset="smollm2")
 # table.to_csv("structure.csv"); studies.wide_table(table).to_latex("structure.tex")
 # ```
 #
@@ -271,7 +271,7 @@ differences = fit.withheld_outcomes(every, with_massive)
 record.tables["compared"] = differences
 record.claims += fit.withheld(studies.geometry_claims(differences))
 
-# %% mystnb={"image": {"alt": "In the book's run: six measures, SAE minus residual stream with intervals by concept, for two SAEs, the claimed side shaded. Intervals of dimensions, cluster counts and homogeneity include zero or lie on the unclaimed side; those of the spanning tree over entities lie on the unclaimed side but for the L1 SAE on days; those of the mean distance of entities lie on the claimed side with the same exception.", "classes": "dark-light"}, "figure": {"caption": "SAE minus residual stream, with 95 % intervals over frames. Shaded: the side that the paper claims. In the book's run only the distances of entities lie there, with one exception.", "name": "differences"}}
+# %% mystnb={"image": {"alt": "In the book's run: six measures, SAE minus residual stream with intervals by concept, for two SAEs, the claimed side shaded. Intervals of dimensions, cluster counts and homogeneity include zero or lie on the unclaimed side; those of the spanning tree over entities lie on the unclaimed side but for the L1 SAE on days; those of the mean distance of entities lie on the claimed side with the same exception.", "classes": "dark-light"}, "figure": {"caption": "SAE minus residual stream, with 95 % intervals over frames. Shaded: the side that the paper claims. In the book's run only the distances of entities lie there, but for the L1 SAE on days.", "name": "differences"}}
 plots.plot_differences(differences.query("kind == 'residual'"))
 
 # %%
@@ -334,7 +334,7 @@ Markdown(words if alone else "Skipped: too few entity tokens.")
 #
 # ```{dropdown} Solutions
 # 1. A frame word occurs once for each entity: seven times for the days, too few for a cluster of ten. With five, each
-#    frame word can be a cluster of its own, as it is for the months.
+#    word after the entity can be a cluster of its own; in a causal model a word before it is one point in all prompts.
 # 2. It has one edge fewer than there are clusters, so it grows with their number.
 # 3. Order is by the list of entities, which is not one of hue; a circle in another order has a low *order* here.
 # ```

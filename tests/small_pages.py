@@ -3,6 +3,7 @@
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
+from saerepgeo_lib.activations.sae_files import Preset
 from saerepgeo_lib.companion.pages import Page
 from saerepgeo_lib.companion.records import RECORD_VERSION
 
@@ -70,20 +71,31 @@ def small_page(record=None, cells=None, name="small"):
     return Page(name, cells or small_cells(), record or small_record(), command)
 
 
+SMALL_PRESETS = {
+    "tiny": Preset("small", {"A": "a", "B_1": "b"}),
+    "tiny-seed1": Preset("small", {"A": "a-seed1", "B_1": "b"}),
+}
+
+
 def small_sweep():
-    """Two models; of the first two trainings, in which B_1 is the same."""
+    """Two models; of the first two trainings (`SMALL_PRESETS`), of which B_1 is the same. In the
+    first case they give the same numbers.
+    """
+    untested, no = "cannot be tested here", "does not hold"
     rows = [
         ("r1", "small", "tiny", "up", "months", "content", "A", "B_1", "holds", -2.0),
         ("r1", "small", "tiny", "up", "months", "entity", "A", "", "holds", -2.0),
-        ("r2", "small", "tiny", "up", "days", "content", "B_1", "", "does not hold", -2.0),
-        ("r3", "small", "tiny-seed1", "up", "months", "content", "A", "B_1", "holds", -3.0),
-        ("r3", "small", "tiny-seed1", "up", "months", "entity", "A", "", "does not hold", -3.0),
-        ("r4", "small", "tiny-seed1", "up", "days", "content", "B_1", "", "does not hold", -2.0),
-        ("r5", "large", "big", "up", "days", "content", "A", "", "does not hold", -2.0),
+        ("r1", "small", "tiny", "up", "months", "entity", "A", "B_1", untested, None),
+        ("r2", "small", "tiny", "up", "days", "content", "B_1", "", no, -2.0),
+        ("r3", "small", "tiny-seed1", "up", "months", "content", "A", "B_1", "holds", -2.0),
+        ("r3", "small", "tiny-seed1", "up", "months", "entity", "A", "", no, -3.0),
+        ("r3", "small", "tiny-seed1", "up", "months", "entity", "A", "B_1", untested, None),
+        ("r4", "small", "tiny-seed1", "up", "days", "content", "B_1", "", no, -2.1),
+        ("r5", "large", "big", "up", "days", "content", "A", "", no, -2.0),
     ]
     names = ["run", "model", "preset", "id", "concept", "tokens", "autoencoder", "against",
              "verdict", "low"]  # fmt: skip
-    days = pd.to_datetime(["2026-01-02", "2026-01-02", *["2026-01-05"] * 5])
+    days = pd.to_datetime(["2026-01-02", *["2026-01-05"] * 8])
     return pd.DataFrame(rows, columns=names).assign(
         condition="", dose=float("nan"), high=-0.5, written=days
     )

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import jupytext
 import pytest
-from small_pages import CLAIMS, finding, small_cells, small_page, small_record, small_sweep
+from small_pages import (
+    CLAIMS,
+    SMALL_PRESETS,
+    finding,
+    small_cells,
+    small_page,
+    small_record,
+    small_sweep,
+)
 
 from saerepgeo_lib.activations.embedded import EMBEDDED
 from saerepgeo_lib.companion import ledger as module
@@ -22,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 def two_claims(monkeypatch):
     claims = copy.deepcopy(CLAIMS)
     monkeypatch.setattr(module, "paper_claims", lambda: claims)
+    monkeypatch.setattr(module, "PRESETS", SMALL_PRESETS)
     return claims
 
 
@@ -50,15 +59,25 @@ def test_the_sweep_is_counted_apart_for_each_model_and_over_its_trainings(text):
     assert "saerepgeo sweep data/sweeps/all_concepts.toml" in text
     small, large = text.split("### small\n\nPresets `tiny`, `tiny-seed1`.")[1].split("### large")
     found = (
-        "*A*: holds in 3 of 4; does not hold in 1 of 4 (the opposite in 1), "
-        "all trainings alike in 1 of 2 cases<br>"
+        "*A*: holds in 3 of 6; does not hold in 1 of 6; cannot be tested here in 2 of 6 "
+        "(the opposite in 1); its 2 trainings agree in 1 of 2 cases<br>"
         "*B\\_1*: does not hold in 1 of 1 (the opposite in 1)"
     )
     assert f"| [It rises](#claim-up) | `[abstract]` | {found} |" in small
-    assert "| [It is more](#claim-own) | `[ours]` | not in these runs |" in small
-    assert "Preset `big`." in large
+    assert "It is more" not in small  # these runs did not ask
+    assert "Preset `big`: one training of each autoencoder." in large
     found = "*A*: does not hold in 1 of 1 (the opposite in 1)"
     assert f"| [It rises](#claim-up) | `[abstract]` | {found} |" in large
+
+
+def test_trainings_are_compared_where_a_claim_names_no_autoencoder(two_claims):
+    two_claims["up"]["counted by"] = "condition"
+    rows = small_sweep().query("preset != 'big'").assign(concept="months", tokens="content")
+    rows = rows.iloc[[0, 7]]  # each training's weakest autoencoder
+    assert found_in_words("up", rows.to_dict("records")) == (
+        "*all together*: holds in 1 of 2; does not hold in 1 of 2 (the opposite in 1); "
+        "its 2 trainings agree in 0 of 1 cases"
+    )
 
 
 def test_counts_stand_apart_for_each_label_and_say_what_is_the_opposite(two_claims):
@@ -134,6 +153,7 @@ def test_a_claim_without_its_finding_or_section_and_an_unknown_claim_are_no_book
          "'own' of .* no finding .* page 'small': let that"),
         ([small_page(typo)], sweep, "small: unknown claim 'upp'; did you mean 'up'"),
         ([small_page()], sweep.assign(id="gone"), "the sweep: unknown claim 'gone'"),
+        ([small_page()], sweep.assign(model=None), "the sweep has runs without model; collect"),
         ([small_page(cells=cells)], sweep, missing),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words):

@@ -46,7 +46,7 @@ EXPLAINED = {
         "at 0.5, 0.8, 1, 1.2 and 1.5": "steering/latents",
         "it lies between 1.05 and 1.15": CAPTIONS,
         "within 2 % of 1": CAPTIONS,
-        "random model near 0.4": CAPTIONS,
+        "random model near 0.36": CAPTIONS,
         "1.2 (*planted*)": "studies/steering_experiment",
         "error at 1.2 times": "studies/steering_experiment",
         "at most 1 % counts": "steering/optimise",

@@ -94,6 +94,15 @@ def test_what_is_in_doubt(rows, withheld):
     assert ("Every SAE explains at least 85 %" in found.text) == (not careful and not found.doubts)
 
 
+def test_a_poor_fit_is_told_of_the_tokens_that_it_is_poor_on():
+    rows = [row(0.16), row(0.12, "entity"), row(0.1, concept="months"),
+            row(0.4, "entity", concept="months"), row(0.3, concept="color")]  # fmt: skip
+    assert Trust.of(rows, ["A"]).poor.endswith(
+        "A on content tokens of days, color (FVU 0.16 to 0.30); "
+        "A on entity tokens of months (FVU 0.40)."
+    )
+
+
 def test_a_doubt_of_no_sae_concerns_all():
     found = Trust(doubts=(Doubt("days", "", "", "One token is all of the variance."),))
     (claim,) = found.withheld([finding(autoencoder="any")])

@@ -229,7 +229,9 @@ def tiny(tmp_path_factory):
     return load_model(str(folder))
 
 
-@pytest.mark.parametrize("name", ["tiny", "minilm", "smollm2"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "minilm", pytest.param("smollm2", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("script", sorted(FRAMES))
 def test_five_scripts_go_through_case_1_or_are_refused_with_a_sentence(
     script, name, concept_file, small_sae, request

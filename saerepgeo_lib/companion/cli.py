@@ -278,7 +278,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         left = _COMMANDS[args.command][3]
         status, fault = 130, "; ".join(filter(None, (str(error) or "interrupted", left)))
-        sys.unraisablehook = lambda _: None  # what it left half made, such as a progress bar
+        # Half-made objects (a progress bar) complain when they are deleted; this process ends.
+        sys.unraisablehook = lambda _: None
     except (RuntimeError, OSError) as error:
         status, fault = 1, str(error)
     sys.stderr.write(f"saerepgeo: {fault}\n")

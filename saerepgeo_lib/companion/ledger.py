@@ -6,13 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from saerepgeo_lib.activations.sae_files import PRESETS
 from saerepgeo_lib.companion.pages import Page, render
-from saerepgeo_lib.companion.records import CLAIM_FIELDS
 from saerepgeo_lib.errors import UserError, choose, nearest
+from saerepgeo_lib.stats.claims import UNTESTED
 from saerepgeo_lib.studies.paper_claims import paper_claims, verdicts_in_words
 from saerepgeo_lib.text import plain
 
-_FOUND = ("value", "low", "high", "p", "n", "verdict", "reason")  # the rest is the case
+_CASE = ("statistic", "concept", "tokens", "condition", "dose")
 Finding = Mapping[Any, Any]  # a `Claim` as a mapping, from a record or a row of the sweep
 
 
@@ -23,13 +24,16 @@ def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
     which the record of its page has no finding, or whose page or section does not exist; and for
     a finding on an unknown claim.
     """
-    known, runs = paper_claims(), {m: once(rows) for m, rows in sweep.groupby("model", sort=False)}
-    swept = list(chain.from_iterable(runs.values()))
+    known = paper_claims()
+    if lacking := [name for name in ("model", "preset") if sweep[name].isna().any()]:
+        raise UserError(f"the sweep has runs without {' and '.join(lacking)}; collect it again")
     by_name = {page.name: page for page in pages}
+    swept = sweep.to_dict("records")
     for place, findings in [*((p.name, p.record["claims"]) for p in pages), ("the sweep", swept)]:
         for id in (finding["id"] for finding in findings if finding["id"] not in known):
             advice = f"{nearest(id, known)}; claims stand in data/paper_claims.json"
             raise UserError(f"{place}: unknown claim {id!r}; {advice}")
+    runs = {model: once(rows) for model, rows in sweep.groupby("model", sort=False)}
     claims = []
     for id, claim in known.items():
         name = claim["page"]
@@ -51,11 +55,15 @@ def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
 
 
 def once(rows: pd.DataFrame) -> Sequence[Finding]:
-    """One model's rows of the sweep without those that runs of several presets give alike (to six
-    decimals): of what was not trained again, and so is the same computation.
+    """One model's rows of the sweep; of what rests on no SAE that was trained again (the dense
+    autoencoder, a random model) those of the first preset, since the others compute the same.
     """
-    same = rows[[name for name in CLAIM_FIELDS if name in rows.columns]].round(6)
-    return rows.loc[same.drop_duplicates().index].to_dict("records")
+    presets = list(rows["preset"].unique())
+    saes = [PRESETS[preset].saes for preset in presets if preset in PRESETS]
+    trained_again = {name for name in set().union(*saes)
+                     if len({each.get(name) for each in saes}) > 1}  # fmt: skip
+    kept = rows["autoencoder"].isin({*trained_again, ""}) | (rows["preset"] == presets[0])
+    return rows[kept].to_dict("records")
 
 
 def found_on(page: Page) -> list[dict[str, str]]:
@@ -75,12 +83,13 @@ def found_in_words(id: str, findings: Iterable[Finding]) -> str:
     """
     by_name: dict[str, list[Finding]] = {}
     key = paper_claims()[id].get("counted by", "autoencoder")
+    case = _CASE if key == "condition" else (*_CASE, "autoencoder", "against")
     for finding in (finding for finding in findings if finding["id"] == id):
         by_name.setdefault(finding[key] or "all together", []).append(finding)
     return "<br>".join(
         f"*{plain(name)}*: {verdicts_in_words([finding['verdict'] for finding in group])}"
         + _opposite(group, paper_claims()[id].get("direction"))
-        + _agreement(group)
+        + _agreement(group, by_case=case)
         for name, group in by_name.items()
     )
 
@@ -93,13 +102,14 @@ def _opposite(findings: list[Finding], direction: str | None) -> str:
     return f" (the opposite in {n})" if direction and n else ""
 
 
-def _agreement(findings: list[Finding]) -> str:
-    """In how many cases all presets, which are trainings of one model's SAEs, say the same."""
-    where = [name for name in CLAIM_FIELDS if name not in _FOUND]
+def _agreement(findings: list[Finding], *, by_case: Sequence[str]) -> str:
+    """In how many cases that each preset (a training of the SAEs) can test all say the same."""
     cases: dict[str, dict[Any, str]] = {}
     for finding in findings:
-        case = str([finding.get(name) for name in where])
-        cases.setdefault(case, {})[finding.get("preset")] = finding["verdict"]
-    again = [set(verdicts.values()) for verdicts in cases.values() if len(verdicts) > 1]
-    alike = sum(len(verdicts) == 1 for verdicts in again)
-    return f", all trainings alike in {alike} of {len(again)} cases" if again else ""
+        if finding["verdict"] != UNTESTED:
+            case = str([finding.get(name) for name in by_case])
+            cases.setdefault(case, {})[finding.get("preset")] = finding["verdict"]
+    n = len({finding.get("preset") for finding in findings})
+    whole = [set(verdicts.values()) for verdicts in cases.values() if len(verdicts) == n > 1]
+    alike = sum(len(verdicts) == 1 for verdicts in whole)
+    return f"; its {n} trainings agree in {alike} of {len(whole)} cases" if whole else ""

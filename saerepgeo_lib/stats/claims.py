@@ -12,6 +12,7 @@ else:
 
 Verdict = Literal["holds", "holds in part", "does not hold", "cannot be tested here"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+UNTESTED: Verdict = "cannot be tested here"
 
 
 @dataclass(frozen=True)

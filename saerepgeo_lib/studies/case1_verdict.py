@@ -10,7 +10,7 @@ from scipy import stats
 
 from saerepgeo_lib.rank.noise_sweep import Sweep, permuted, randomized
 from saerepgeo_lib.rank.profiles import ceilings, nulls_of, variability
-from saerepgeo_lib.stats.claims import Claim, Verdict
+from saerepgeo_lib.stats.claims import UNTESTED, Claim, Verdict
 from saerepgeo_lib.stats.estimates import mean_estimate
 from saerepgeo_lib.stats.words import span
 from saerepgeo_lib.studies.rank_profile import RankProfile
@@ -19,7 +19,6 @@ from saerepgeo_lib.text import plain
 VARIES = 0.05  # relative range below which a profile counts as constant
 FULL = 0.99  # share of its ceiling from which a rank has no room to vary
 MIN_SEEDS = 7  # with 6 the sign-flip test cannot reject above 2/64, with fewer not at 0.05
-UNTESTED: Verdict = "cannot be tested here"
 
 
 def rank_claims(profiles: Iterable[RankProfile], *, sparse: Sequence[str]) -> list[Claim]:

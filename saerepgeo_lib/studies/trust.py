@@ -133,9 +133,8 @@ class Trust:
         if fit.empty:
             return ""
         where = plain("; ".join(
-            f"{name} on {', '.join(rows['concept'].unique())}, "
-            f"{' and '.join(rows['tokens'].unique())} tokens (FVU {span(rows['FVU'])})"
-            for name, rows in fit.groupby("autoencoder", sort=False)
+            f"{name} on {tokens} tokens of {', '.join(rows['concept'])} (FVU {span(rows['FVU'])})"
+            for (name, tokens), rows in fit.groupby(["autoencoder", "tokens"], sort=False)
         ))  # fmt: skip
         return f"**Read with care**, the fit here is poorer than an FVU of {CAREFUL}: {where}."
 

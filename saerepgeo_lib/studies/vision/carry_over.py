@@ -24,7 +24,9 @@ ABOVE, BELOW, UNDECIDED = "above", "below", "undecided"
 
 @dataclass(frozen=True)
 class CarryOver:
-    """Findings on `vision`, beside those on `language` (a table of `compare.read_claims`)."""
+    """Findings on `vision`, beside those on `language`: a table of `compare.read_claims`, of one
+    preset, so that no concept counts twice.
+    """
 
     vision: Sequence[Claim]
     language: pd.DataFrame
