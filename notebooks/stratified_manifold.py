@@ -154,7 +154,7 @@ record.tables["active"].style.format(precision=0).hide(axis="index")
 # Each panel shows one representation of the first concept; each line is one noise level, from dark (none) to light (most). Below the dashed line the
 # relative rank does not count.
 
-# %% mystnb={"image": {"alt": "In the book's run: singular values of the feature unfolding on logarithmic axes, one panel a representation, one line a noise level. Noise lifts the tail of the spectrum across the threshold in the residual stream and in all three autoencoders; of random encoders more than half lies above the threshold from the start, of permuted latents almost all.", "classes": "dark-light"}, "figure": {"caption": "Spectra of the chosen unfolding, mean over seeds.", "name": "spectra"}}
+# %% mystnb={"image": {"alt": "In the book's run: singular values of the feature unfolding on logarithmic axes, one panel a representation, one line a noise level. Noise lifts the tail of the spectrum across the threshold in the residual stream and in all three autoencoders; that of random encoders and of permuted latents lies above it almost wholly from the start.", "classes": "dark-light"}, "figure": {"caption": "Spectra of the chosen unfolding, mean over seeds.", "name": "spectra"}}
 plots.plot_spectra(first.sweep, first.sweep.labels, mode=rank_mode, tau=tau)
 
 # %% [markdown]
@@ -170,7 +170,7 @@ plots.plot_spectra(first.sweep, first.sweep.labels, mode=rank_mode, tau=tau)
 #
 # A segment is drawn solid where the rank is *certified* (below).
 
-# %% mystnb={"image": {"alt": "In the book's run: rank against noise level for each concept. The residual stream and the dense autoencoder start lowest and climb together, furthest and from about a tenth of the signal on; both sparse autoencoders start at twice their rank; random encoders start above half their ceiling, permuted latents at it or close below.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in the mode that the verdict is about. Lines: mean over seeds; bands: range.", "name": "profiles"}}
+# %% mystnb={"image": {"alt": "In the book's run: rank against noise level for each concept. The residual stream and the dense autoencoder start lowest and climb together, furthest and from about a tenth of the signal on; both sparse autoencoders start in between; random encoders start at their ceiling or close below; permuted latents, which hold no copies of a point, have a higher one.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles in the mode that the verdict is about. Lines: mean over seeds; bands: range.", "name": "profiles"}}
 ranks = {name: profile.ranks for name, profile in profiles.items()}
 certified = {name: profile.certified for name, profile in profiles.items()}
 plots.plot_profiles(ranks, certified, rule=rank_rule, mode=rank_mode)
@@ -178,7 +178,7 @@ plots.plot_profiles(ranks, certified, rule=rank_rule, mode=rank_mode)
 # %% [markdown]
 # The two other modes:
 
-# %% mystnb={"image": {"alt": "In the book's run, prompt mode: the same order as in the feature mode, with every profile at its ceiling by half the strength of the signal; nulls with random weights or permuted latents are there from the start.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, first of the other modes.", "name": "profiles-second"}}
+# %% mystnb={"image": {"alt": "In the book's run, prompt mode: the same order as in the feature mode, with every profile at its ceiling once noise is as strong as the signal; nulls with random weights or permuted latents are there from the start.", "classes": "dark-light"}, "figure": {"caption": "Rank profiles, first of the other modes.", "name": "profiles-second"}}
 second, third = (mode for mode in (1, 2, 3) if mode != rank_mode)
 plots.plot_profiles(ranks, certified, rule=rank_rule, mode=second)
 
@@ -229,7 +229,7 @@ Markdown(
 #
 # One number a profile: the **relative range**, largest minus smallest rank over the levels, divided by the clean rank.
 
-# %% mystnb={"image": {"alt": "In the book's run: relative range of the rank profile, one dot a seed. The dense autoencoder varies most; the residual stream nearly as much; the sparse autoencoders less than half of that, random encoders less again, and permuted latents hardly.", "classes": "dark-light"}, "figure": {"caption": "Relative range of the rank profile, one dot a seed.", "name": "variability"}}
+# %% mystnb={"image": {"alt": "In the book's run: relative range of the rank profile, one dot a seed. The dense autoencoder varies most; the residual stream nearly as much; the sparse autoencoders less than half of that; random encoders and permuted latents hardly.", "classes": "dark-light"}, "figure": {"caption": "Relative range of the rank profile, one dot a seed.", "name": "variability"}}
 variability = {name: profile.variability for name, profile in profiles.items()}
 spread = {name: table[table["rule"] == rank_rule] for name, table in variability.items()}
 plots.plot_variability(spread, mode=rank_mode)

@@ -7,6 +7,7 @@ import pytest
 
 from saerepgeo_lib.companion.records import read_record
 from saerepgeo_lib.files import read_json
+from saerepgeo_lib.rank import RESIDUAL
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
 from saerepgeo_lib.studies.steering_experiment import NOTHING
 
@@ -94,7 +95,20 @@ def dense_varies_most(tables):
     ranks = tables["ranks"].query("rule == 'relative' and mode == 3")
     ends = ranks.groupby(["concept", "label"])["mean"].agg(["min", "max"])
     varies = ((ends["max"] - ends["min"]) / ends["min"]).unstack("label")
-    return (varies.idxmax(axis=1) == DENSE).all()
+    nulls = varies.filter(regex="^(random|permuted)")
+    return (
+        (varies.idxmax(axis=1) == DENSE).all()
+        and (varies[RESIDUAL] > 0.7 * varies[DENSE]).all()
+        and varies[SPARSE].lt(varies[RESIDUAL] / 2, axis=0).all(axis=None)
+        and (nulls < 0.25).all(axis=None)
+    )
+
+
+def the_prompt_mode_fills(tables):
+    ranks = tables["ranks"].query("rule == 'relative' and mode == 1")
+    ranks = ranks.pivot(index=["concept", "label"], columns="level", values="mean")
+    nulls = ranks[ranks.index.get_level_values("label").str.contains("^random|^permuted")]
+    return (ranks[1.0] == ranks[10.0]).all() and (nulls[0.0] == nulls[10.0]).all()
 
 
 def classes_lie_closer(tables):
@@ -174,6 +188,8 @@ SAID = {
     ("representation_structure", "of entities lie there, but for the L1 SAE on days."):
         claimed_of_entities_only,
     ("stratified_manifold", "The dense autoencoder varies most;"): dense_varies_most,
+    ("stratified_manifold", "every profile at its ceiling once noise is as strong as the signal;"):
+        the_prompt_mode_fills,
     ("beyond_language",
      "the classes' means at the class token lie *closer* together in the latents,"):
         classes_lie_closer,

@@ -10,6 +10,7 @@ from saerepgeo_lib.errors import choose
 from saerepgeo_lib.rank import rules
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, Sweep, permuted, randomized
 from saerepgeo_lib.rank.rules import RULES
+from saerepgeo_lib.rank.unfoldings import MODES
 
 TAU = 0.01
 
@@ -45,8 +46,9 @@ def certified_table(result: Sweep, *, tau: float = TAU) -> pd.DataFrame:
     Columns label, mode, level, seed, low, high, certified (both agree: with the clean rank).
     """
     rows = []
+    most = {mode: ceilings(result, mode=mode) for mode in MODES}
     for label, mode, i, j, cell in _cells(result):
-        s = result.spectra[label, mode][0, j, : min(result.shapes[label, mode])]
+        s = result.spectra[label, mode][0, j, : most[mode][label]]
         moved = float(result.shift[label, mode][i, j])
         threshold = (tau * max(0.0, s[0] - moved), tau * (s[0] + moved))
         low, high = rules.weyl_bounds(s, moved, threshold=threshold)
