@@ -275,12 +275,12 @@ with_intervals(tables["changed"].query("dose > 1"), {"change": ""})[
 # ## What carries over
 #
 # Every finding above beside the same case in the shipped table of runs on language ([Many runs](compare_runs.ipynb)): nine concepts on
-# SmolLM2, on which the book runs, the same functions, the same kinds of autoencoder. A finding is decided in vision if its whole interval lies on one side of 0 (of a varying rank: of Case 1's bound),
+# the embedded MiniLM, the same functions, the same kinds of autoencoder. A finding is decided in vision if its whole interval lies on one side of 0 (of a varying rank: of Case 1's bound),
 # and in language if that is so for more than half of the concepts. *Same* and *opposite* compare the sides; where either is undecided, so is the comparison.
 
 # %%
 findings = [*claims1, *claims2, *fit.withheld(claims3)]
-language = read_claims(shipped_claims()).query("preset == 'smollm2'")
+language = read_claims(shipped_claims()).query("preset == 'minilm'")
 beside = CarryOver(findings, language)
 record.claims += beside.claims
 record.tables["beside_language"] = beside.table

@@ -10,10 +10,8 @@
 # - each claim's verdicts, counted over all runs of a table;
 # - one claim close up: its statistic with intervals, case by case.
 #
-# **Preset**: whatever the table holds. The book shows the table that it ships: SmolLM2 with three trainings of its TopK and L1-ReLU SAEs
-# (presets `smollm2`, `smollm2-seed1`, `smollm2-seed2`) and MiniLM with one; the three cases, each of the nine concepts in a run of its own.
-# Other blocks and kinds of SAE are not in it. What the trainings share, such as the dense autoencoder, counts once for each preset here
-# (the [ledger](../book/claims.md) counts it once). Nothing is computed again.
+# **Preset**: whatever the table holds. The book shows the table that it ships: the embedded MiniLM (not SmolLM2, on which the pages of
+# the cases run), the three cases, each of the nine concepts in a run of its own. Nothing is computed again.
 #
 # **Whose is what?** The claims' tags say it; comparing over runs is `[ours]`.
 

@@ -150,11 +150,13 @@ def write_json(path: Path, value: Any) -> None:
 def read_as(kind: str, path: Path, parse: Callable[[str], T]) -> T:
     """What `parse` makes of a file's text; a UserError names file and reason if it cannot."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not in UTF-8 ({error.reason}); save it in that form") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not {kind} that can be read: {error}") from None
 

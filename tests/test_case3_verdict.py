@@ -90,6 +90,13 @@ def test_shrinkage_explains_only_if_the_effect_comes_and_goes_with_it():
     assert verdicts == ["holds", "does not hold", "does not hold", "cannot be tested here"]
 
 
+def test_prompts_that_are_copies_of_each_other_are_no_evidence():
+    """Every replicate gives the same number: an interval of zero width."""
+    for rows in (law_of(0.1, low=1.1, high=1.1), law_of(0, low=1, high=1)):
+        (claim,) = verdict.judge_shrinkage(rows)
+        assert claim.verdict == "cannot be tested here" and "replicates" in claim.reason
+
+
 def test_the_artefact_is_claimed_only_of_correlations_below_zero():
     rng = np.random.default_rng(0)
     centres = np.repeat([0.9, -0.9, 0.0], 15)

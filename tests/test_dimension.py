@@ -116,6 +116,25 @@ def test_copies_within_hundredths_of_the_scale_are_refused(share, near, dimensio
         assert "near-copies" in str(two_nn(copied)) and "near-copies" in str(mle(copied))
 
 
+@pytest.mark.parametrize("n_copies", [3, 5])
+@pytest.mark.parametrize("d", [5, 10])
+def test_groups_of_near_copies_are_refused_by_the_neighbours_among_which_they_lie(n_copies, d):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(66, d))
+    copied = np.concatenate([x + 0.01 * rng.normal(size=x.shape) for _ in range(n_copies)])
+    assert "near-copies" in str(mle(copied))
+    if n_copies == 3:  # of more, the two nearest are copies alike
+        assert "near-copies" in str(two_nn(copied))
+
+
+def test_a_twentieth_of_near_copies_is_refused_where_neighbours_are_farther():
+    rng = np.random.default_rng(0)
+    for near in (1e-3, 1e-2, 3e-2):
+        x = rng.normal(size=(200, 5))
+        copied = np.concatenate([x, x[:10] + near * rng.normal(size=(10, 5))])
+        assert isinstance(two_nn(copied), NotEstimable) and isinstance(mle(copied), NotEstimable)
+
+
 def test_clean_clouds_are_not_refused():
     rng = np.random.default_rng(0)
     rings = [np.stack([np.cos(a), np.sin(a)], 1) for a in 7 * rng.random((15, 100))]

@@ -201,6 +201,12 @@ def test_the_second_computation_is_made_only_where_it_can_say_something(months):
     x[::3] += 1e3
     crowd = replace(months, x=x, massive_tokens=None)
     assert crowd.whole is None and "too many to be exceptions" in trust_in([crowd]).text
+    both, entity = crowd.x.clone(), int(months.in_entity.nonzero()[0])  # and one among entities
+    both[months.in_entity] = months.x[months.in_entity]
+    both[entity] += 2e3
+    some = replace(months, x=both, massive_tokens=None)
+    said = trust_in([some]).text
+    assert some.whole is not None and "too many to be exceptions" in said and "left out" in said
     assert "massive" not in trust_in([months]).text
 
 

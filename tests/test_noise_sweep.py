@@ -146,7 +146,7 @@ def test_no_level_waits_for_numbers_from_the_device(small_sae, monkeypatch):
 
 
 def test_levels_and_seeds_are_checked(small_sae):
-    for levels in ([0.1, 1], [0, 2, 1], [0], [0, float("nan")], [0, 0, 1]):
+    for levels in ([0.1, 1], [0, 2, 1], [0], [0, float("nan")], [0, 0, 1], [0, 1e39]):
         refused("ascend from 0", swept_with, small_sae, levels=levels)
     refused("at least one seed", swept_with, small_sae, seeds=[])
     refused("sparse SAE", swept_with, small_sae, sparse=["SEA"])

@@ -224,7 +224,7 @@ def test_no_page_reads_a_parameter_before_it_is_checked():
         ("stratified_manifold", "positions", ["contents"], ["entity"]),
         ("stratified_manifold", "noise_scaling", ["relatve"], ["absolute"]),
         ("stratified_manifold", "noise_levels", [[1, 0], [0], [0, 0, 1], [0, float("inf")],
-                                                 [0, float("nan")], []], [[0, 1]]),
+                                                 [0, 1e39], [0, float("nan")], []], [[0, 1]]),
         ("stratified_manifold", "n_seeds", [1], [2]),
         ("stratified_manifold", "max_slots", [0], [1]),
         ("stratified_manifold", "seed", [-1], [0]),

@@ -222,3 +222,20 @@ def test_drawn_prompts_are_balanced_over_entities_in_order_and_the_same_again():
     assert len(plain.drawn(4).prompts) == 4
     rare = Concept("rare", (*days.prompts[:50], Prompt("Pluto is far.", "Pluto")))
     assert rare.drawn(20).prompts[-1].entity == "Pluto"
+
+
+def test_dropout_has_no_part_in_what_is_read_and_the_model_is_left_as_it_was(minilm):
+    concept = Concept("c", (Prompt("Snow fell in May.", "May"),))
+    x = read_concept(minilm, concept, HOOK).x
+    try:
+        minilm.train()
+        assert torch.equal(read_concept(minilm, concept, HOOK).x, x)
+        assert minilm.training and all(module.training for module in minilm.modules())
+    finally:
+        minilm.eval()
+
+
+def test_activations_of_ones_own_are_finite():
+    x, rows = torch.ones(4, 3), torch.arange(4)
+    x[1, 2] = float("nan")
+    refused("1 of 4 rows of these activations are NaN", TokenActivations, x, rows, rows, rows > 2)

@@ -17,8 +17,9 @@ from saerepgeo_lib.activations.saes import check_sae, load_sae, search_saes
 
 OLD = {"d_in": 8, "d_sae": 32, "hook_point": HOOK, "dtype": "float32", "model_name": "minilm"}
 TOPK = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}
-V6 = {"d_in": 8, "d_sae": 32, "metadata": {"sae_lens_version": "6.1.0", "hook_name": HOOK}}
-K = {"architecture": "topk", "k": 4}
+V6 = {"d_in": 8, "d_sae": 32, "metadata": {"sae_lens_version": "6.1.0", "hook_name": HOOK},
+      "apply_b_dec_to_input": True}  # fmt: skip
+K = {"architecture": "topk", "k": 4, "rescale_acts_by_decoder_norm": False}
 
 
 def at(hook, **more):
@@ -73,6 +74,8 @@ REFUSED = [
     (OLD | {"activation_fn_str": "TopK"}, "'TopK' is not known"),
     (V6 | K | {"architecture": 5}, "architecture in cfg.json must be a text, got 5"),
     (V6 | K | {"apply_b_dec_to_input": "false"}, "must be true or false, got 'false'"),
+    (V6 | K | {"apply_b_dec_to_input": None}, "does not say whether b_dec is subtracted"),
+    (V6 | K | {"rescale_acts_by_decoder_norm": None}, "weighted by the norms .* take false; write"),
     (V6 | K | {"metadata": {"prepend_bos": "no"}}, "prepend_bos.*true or false, got 'no'"),
     (V6 | K | {"metadata": {"hook_name": 4}}, "hook_name in cfg.json must be a text"),
     (V6 | K | {"normalize_activations": ["none"]}, "normalize_activations.*must be a text"),
@@ -103,9 +106,8 @@ def test_a_configuration_that_hides_something_is_refused(cfg, message, folder):
      (V6 | K | {"metadata": None}, None, None), ({"d_in": 8, "d_sae": 32} | K, None, None),
      (V6 | K | {"metadata": {"hook_name": HOOK, "prepend_bos": True}}, HOOK, True),
      (V6 | K | {"normalize_activations": None, "activation_fn_kwargs": None}, HOOK, None),
-     (V6 | TOPK | {"architecture": "topk"}, HOOK, None),  # SAELens reads k = 100 here
-     (V6 | K | {"metadata": {"prepend_bos": True}, "hook_name": HOOK}, HOOK, True),
-     (V6 | K | {"apply_b_dec_to_input": None}, HOOK, None)],
+     (V6 | {k: v for k, v in K.items() if k != "k"} | TOPK, HOOK, None),  # SAELens reads k = 100
+     (V6 | K | {"metadata": {"prepend_bos": True}, "hook_name": HOOK}, HOOK, True)],
 )  # fmt: skip
 def test_every_way_to_say_the_same_sae_gives_its_latents(cfg, hook, bos, folder, small_sae):
     x = torch.randn(5, 8)

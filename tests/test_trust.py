@@ -103,6 +103,16 @@ def test_a_poor_fit_is_told_of_the_tokens_that_it_is_poor_on():
     )
 
 
+def test_entities_that_other_prompts_do_not_change_are_not_judged(days):
+    x, entities = days.x.clone(), [prompt.entity for prompt in days.concept.prompts]
+    for name in days.concept.entities:
+        mine = days.in_entity & torch.tensor([entities[p] == name for p in days.prompt.tolist()])
+        x[mine] = x[mine][0]
+    found = trust_in([replace(days, x=x, massive_tokens=None)])
+    assert "no more than 7 different points" in found.text
+    assert found.reason(concept="days", autoencoder="any") and not trust_in([days]).doubts
+
+
 def test_a_doubt_of_no_sae_concerns_all():
     found = Trust(doubts=(Doubt("days", "", "", "One token is all of the variance."),))
     (claim,) = found.withheld([finding(autoencoder="any")])

@@ -3,6 +3,7 @@
 import json
 import re
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.prompts import Concept, Prompt, load_concept, load_concepts
 from saerepgeo_lib.activations.saes import load_sae
 from saerepgeo_lib.activations.token_activations import left_out_words, read_concept
-from saerepgeo_lib.activations.tokens import UNKNOWN, tokenize
+from saerepgeo_lib.activations.tokens import UNKNOWN, encode_texts, tokenize
 from saerepgeo_lib.activations.words import clean, function_words, languages, place_of, words_in
 from saerepgeo_lib.companion.cli import main
 from saerepgeo_lib.files import read_json
@@ -86,6 +87,10 @@ def test_lists_are_of_function_words(language):
     ("L'hiver", "hiver", (2, 7)), ("May2023", "May", None), ("May-day", "May", (0, 3)),
     ("in 11月", "1月", None), ("十一月很冷", "一月", (1, 3)), ("เดือน", "เด", None),
     ("1월은 춥다", "1월", (0, 2)), ("e\u0302x", "e", None), ("हिन्दी", "हि", None),
+    ("3.14 begins with 3", "3", (17, 18)), ("only 3.14", "3", None),
+    ("of 2,000 one, 2", "2", (14, 15)), ("user_id, id", "id", (9, 11)), ("-5 or 5", "5", (6, 7)),
+    ("2,000", "000", None), ("at 3.", "3", (3, 4)), ("twenty-one cats, one", "one", (17, 20)),
+    ("e\u2011mail or mail", "mail", (10, 14)),
 ])  # fmt: skip
 def test_an_entity_is_whole_words_or_any_part_where_words_are_written_together(text, entity, place):
     assert place_of(clean(text), entity) == place
@@ -101,7 +106,11 @@ def entities(*given, frame="On {} it rains."):
     ([*entities("May", "May ")], ["prompts[1]", "duplicate"]),
     ([*entities("January", "january")], ["'January' and 'january'", "same way"]),
     ([*entities("New York"), *entities("New\u00a0York", frame="In {} it rains.")],
-     ["case and spaces"]),
+     ["case, spaces"]),
+    ([*entities("Valentine's Day", "Valentine’s Day")], ["duplicate"]),
+    ([*entities("twenty-one"), *entities("twenty\u2011one", frame="At {}.")], ["hyphens; write"]),
+    ([{"text": "In New\u00a0York.", "entity": "New York"}], ["form of a space"]),
+    ([{"text": "It’s John’s.", "entity": "John's"}], ["form of a space, an apostrophe"]),
     ([*entities("May", "May Day"), {"text": "May Day is near.", "entity": "May"}],
      ["prompts[2]", "stands inside 'May Day'"]),
     ([{"text": "十一月冷", "entity": "一月"}, {"text": "十一月热", "entity": "十一月"}],
@@ -120,6 +129,12 @@ def test_parts_of_words_and_texts_that_look_alike_are_refused(tmp_path, prompts,
     with pytest.raises(srg.UserError) as told:
         load_concepts(path)
     assert not [word for word in words if word not in str(told.value)]
+    path.write_text(json.dumps({"Möbel": ["A."], unicodedata.normalize("NFD", "Möbel"): ["B."]}))
+    refused("look alike; rename one", load_concepts, path)
+    path.write_text(json.dumps({unicodedata.normalize("NFD", "Möbel"): ["A saw."]}), "utf-8-sig")
+    assert load_concept("Möbel", path).name == "Möbel" == unicodedata.normalize("NFC", "Möbel")
+    path.write_text('{"c": ["A saw."]}', "utf-16")
+    refused("not in UTF-8 .*; save it in that form", load_concepts, path)
     path.write_text(json.dumps({"c": {"prompts": ["A saw."], "template_words": ["a saw"]}}))
     refused("'a saw' is not one word", load_concepts, path)
 
@@ -189,6 +204,23 @@ def test_every_piece_of_a_character_counts_in_a_byte_level_tokenizer(tokenizer):
         assert tokens.entity.sum() == len((entity or "").encode())
     assert set(tokens.left_out["function word"]) == {"an", "isn't", "s"}
     assert ("<|endoftext|>" in tokens.left_out[UNKNOWN]) == special
+
+
+def test_special_tokens_are_put_in_front_as_the_sae_was_trained_and_by_nobody_else():
+    """Not by a CLS token that a causal model's tokenizer has, nor by the prompts."""
+    tokenizer, concept = byte_fallback(), Concept("c", (Prompt("a bad cab", "cab"),))
+    tokenizer.cls_token = "<s>"
+
+    def first(**options):
+        ids = tokenize(tokenizer, concept, n_ctx=512, **options).ids[0]
+        return tokenizer.convert_ids_to_tokens(ids)[0]
+
+    assert first(causal=True, prepend_bos=True) == "<s>" != first(causal=True, prepend_bos=False)
+    twice = Concept("c", (Prompt("<s>a bad cab", "cab"),))
+    refused("begins with the special token '<s>'; leave it out", tokenize, tokenizer, twice,
+            n_ctx=512, causal=True)  # fmt: skip
+    slow = SimpleNamespace(is_fast=False)
+    refused("cannot tell which characters", encode_texts, slow, ["a"])
 
 
 def test_what_the_tokenizer_does_not_know_never_counts_and_is_told(minilm):

@@ -46,9 +46,12 @@ class Prompt:
             start = self.frame.index("{}")
             place = start, start + len(self.entity)
         if place is None or not in_whole_words(self.text, *place):
+            nearly = alike(self.entity) in alike(self.text) and self.entity not in self.text
             raise UserError(
                 f"the entity {self.entity!r} is absent from {quoted(self.text)}, or only a part of "
                 "a word there: give the whole word as it stands in the text"
+                + "; they differ in the form of a space, an apostrophe or a hyphen"
+                * nearly
             )
         return place
 
@@ -116,8 +119,8 @@ class Concept:
         if repeated := _repeated(alike(entity).casefold() for entity in self.entities):
             one, other = (self.entities[i] for i in repeated)
             raise UserError(
-                f"the entities {other!r} and {one!r} are the same without regard to case and "
-                "spaces; write them the same way"
+                f"the entities {other!r} and {one!r} are the same but for case, spaces, or the "
+                "form of apostrophes and hyphens; write them the same way"
             )
         if phrase := next((w for w in self.template_words if not is_word(clean(w))), None):
             raise UserError(
@@ -150,7 +153,9 @@ def _checked(prompt: Prompt) -> Prompt:
     if not text.strip():
         raise ValueError("the prompt is empty")
     if entity is not None and not (entity.strip() and entity in text):
-        raise ValueError(f"the entity {entity!r} is empty, or absent from {text!r}")
+        nearly = alike(entity) and alike(entity) in alike(text)
+        form = "; they differ in the form of a space, an apostrophe or a hyphen" * bool(nearly)
+        raise ValueError(f"the entity {entity!r} is empty, or absent from {text!r}{form}")
     if frame is not None and entity is None:
         raise ValueError("has a frame but no entity")
     if frame is not None and (frame.count("{}") != 1 or frame.replace("{}", str(entity)) != text):
@@ -201,8 +206,11 @@ def load_concepts(path: Path | str | None = None) -> dict[str, Concept]:
                 f"{path}: {name!r} is no name of a concept: one line, without commas (which part "
                 "the names in a list), without outer or double spaces, and not 'all'; rename it"
             )
+    if repeated := _repeated(map(alike, checked)):
+        one, other = (list(checked)[i] for i in repeated)
+        raise UserError(f"{path}: the concepts {other!r} and {one!r} look alike; rename one")
     return {
-        name: Concept(name, tuple(c.prompts), frozenset(c.template_words))
+        clean(name): Concept(clean(name), tuple(c.prompts), frozenset(c.template_words))
         for name, c in checked.items()
     }
 
@@ -210,7 +218,7 @@ def load_concepts(path: Path | str | None = None) -> dict[str, Concept]:
 def load_concept(name: str, path: Path | str | None = None) -> Concept:
     """One concept of a file; an unknown name is refused with the nearest valid ones."""
     concepts = load_concepts(path)
-    return concepts[choose("concept", name, concepts)]
+    return concepts[choose("concept", clean(name), concepts)]
 
 
 def names_in(text: str) -> list[str]:

@@ -1,8 +1,8 @@
 """The residual stream at a hook, computed once, and the noise that enters there."""
 
 import re
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -36,12 +36,24 @@ class _Caught(Exception):
     """Ends a forward pass, and carries the activation out of it."""
 
 
+@contextmanager
+def _in_eval_mode(model: Any) -> Iterator[None]:
+    """Without dropout; afterwards each part of the model is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.no_grad()
 def run_to_hook(
     model: Any, ids: Int[Tensor, "rows positions"], attention: Bool[Tensor, "rows positions"],
     hook: str,
 ) -> Float[Tensor, "rows positions d"]:  # fmt: skip
-    """One forward pass that ends at the hook; the activation there.
+    """One forward pass that ends at the hook; the activation there, without dropout.
 
     Raises UserError, with the nearest valid names, if the model has no such hook or never runs it.
     """
@@ -60,6 +72,7 @@ def run_to_hook(
     check_ids(model, ids)
     device = model.cfg.device
     with ExitStack() as hooks:
+        hooks.enter_context(_in_eval_mode(model))
         try:
             hooks.enter_context(model.hooks(fwd_hooks=[(hook, catch)]))
         except ValueError as error:

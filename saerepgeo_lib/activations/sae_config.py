@@ -58,6 +58,23 @@ def check_config(cfg: Any) -> None:
     check_kind(architecture, *place, cfg.get("reshape_activations"))
     choose("architecture", architecture, ARCHITECTURES)
     _check_activation(cfg, architecture)
+    if not is_old(cfg):
+        _check_stated(cfg, architecture)
+
+
+def _check_stated(cfg: Mapping[str, Any], architecture: str) -> None:
+    """Refuse what leaves out an option that decides the latents and that SAELens 6 writes down."""
+    options = {"apply_b_dec_to_input": ("true", "b_dec is subtracted from the input")}
+    if architecture in TOPK:
+        options["rescale_acts_by_decoder_norm"] = (
+            "false", "pre-activations are weighted by the norms of the decoder's rows"
+        )  # fmt: skip
+    for name, (default, meaning) in options.items():
+        if cfg.get(name) is None:
+            raise UserError(
+                f"{CONFIG_FILE} does not say whether {meaning}, and SAELens would take {default}; "
+                f'write "{name}": true or false, as in the training'
+            )
 
 
 def _check_types(values: Any) -> None:

@@ -35,13 +35,20 @@ class Tokens:
 
 
 def encode_texts(
-    tokenizer: Any, texts: Sequence[str], *, prepend_bos: bool = True, max_length: int | None = None
-) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+    tokenizer: Any, texts: Sequence[str], *, prepend_bos: bool = True,
+    max_length: int | None = None, causal: bool = False,
+) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:  # fmt: skip
     """Token ids and character offsets of each text; a special token has the offset (0, 0).
 
-    A tokenizer with a CLS token adds its specials; any other gets BOS in front if `prepend_bos`.
+    A tokenizer with a CLS token adds its specials, unless the model is `causal`; any other gets BOS
+    in front if `prepend_bos`. Raises UserError for a tokenizer that cannot tell offsets.
     """
-    adds_specials = tokenizer.cls_token_id is not None
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{type(tokenizer).__name__} cannot tell which characters a token stands for; take a "
+            "model with a tokenizer.json"
+        )
+    adds_specials = tokenizer.cls_token_id is not None and not causal
     encoded = tokenizer(
         list(texts), add_special_tokens=adds_specials, return_offsets_mapping=True,
         truncation=max_length is not None, max_length=max_length,
@@ -83,7 +90,7 @@ def tokenize(
 
     texts = [prompt.text for prompt in concept.prompts]
     check_reading(tokenizer, texts)
-    rows, offsets = encode_texts(tokenizer, texts, prepend_bos=prepend_bos)
+    rows, offsets = encode_texts(tokenizer, texts, prepend_bos=prepend_bos, causal=causal)
     masked = {"function word": function_words(functions),
               "template word": frozenset(map(key, concept.template_words))}  # fmt: skip
     ids, attention = pad(rows, tokenizer.pad_token_id or 0)
@@ -102,6 +109,12 @@ def tokenize(
                 f"{quoted(texts[twin])} (prompt {twin}); leave one of them out"
             )
         known, unknown = _pieces(tokenizer, text, rows[p], offsets[p])
+        begun = next((text[a:b] for _, a, b in unknown if a == 0), "")
+        if begun in tokenizer.all_special_tokens:
+            raise UserError(
+                f"{where}: {quoted(text)} begins with the special token {begun!r}; leave it out: "
+                "one is put in front here if the SAE was trained so"
+            )
         if span is not None:
             places = _over(known, *span)
             content[p, places] = True

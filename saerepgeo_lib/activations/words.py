@@ -22,9 +22,12 @@ _RUN = regex.compile(
     rf"(?P<together>(?={_TOGETHER})[\p{{L}}\p{{N}}](?:(?={_TOGETHER}|\p{{M}}){_IN_WORD})*)"
     rf"|{_APART}(?:{_APOSTROPHE}{_APART})*"
 )
-_WITHIN = regex.compile(  # a place between two characters of one word
+_WITHIN = regex.compile(  # a place between two characters of one word, or of one number
     rf"(?<={_IN_WORD})(?:(?=[\p{{M}}\u200c\u200d])|(?<!{_TOGETHER})(?!{_TOGETHER})(?={_IN_WORD}))"
+    r"|(?<=\p{Nd})(?=[.,]\p{Nd})|(?<=\p{Nd}[.,])(?=\p{Nd})"
 )
+_HYPHEN = r"[-\u2010\u2011]"
+_JOINED = rf"{_APOSTROPHE}|{_HYPHEN}|_|[+\u2212]"  # beside it a word may be part of another
 # Soft hyphens, zero-width spaces, marks of direction: nobody sees them, and they part words.
 _UNSEEN = regex.compile(
     r"[\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
@@ -45,8 +48,11 @@ def clean(text: str) -> str:
 
 
 def alike(text: str) -> str:
-    """What texts share that differ in nothing but white space, or in how letters are joined."""
-    return " ".join(regex.sub(r"[\u200c\u200d]", "", clean(text)).split())
+    """What texts share that differ in nothing but white space, the form of apostrophes and
+    hyphens, or in how letters are joined.
+    """
+    straight = regex.sub(_HYPHEN, "-", regex.sub(_APOSTROPHE, "'", clean(text)))
+    return " ".join(regex.sub(r"[\u200c\u200d]", "", straight).split())
 
 
 def key(word: str) -> str:
@@ -76,16 +82,16 @@ def is_word(text: str) -> bool:
 def place_of(text: str, part: str) -> tuple[int, int] | None:
     """Where `part` first stands in `text` in whole words: (start, end), or None.
 
-    In a script that writes words together any place will do. Beside an apostrophe, as "John" in
-    "John's", only if there is no other.
+    In a script that writes words together any place will do. Beside an apostrophe, a hyphen or a
+    sign, as "John" in "John's" or "one" in "twenty-one", only if there is no other.
     """
 
-    def beside_apostrophe(place: tuple[int, int]) -> bool:
+    def is_joined(place: tuple[int, int]) -> bool:
         around = text[max(0, place[0] - 1) : place[0]] + text[place[1] : place[1] + 1]
-        return regex.search(_APOSTROPHE, around) is not None
+        return regex.search(_JOINED, around) is not None
 
     places = (m.span() for m in regex.finditer(regex.escape(part), text, overlapped=True))
-    return min((p for p in places if in_whole_words(text, *p)), key=beside_apostrophe, default=None)
+    return min((p for p in places if in_whole_words(text, *p)), key=is_joined, default=None)
 
 
 def in_whole_words(text: str, start: int, end: int) -> bool:

@@ -103,6 +103,8 @@ def take_values(notebook: str, page: MutableMapping[str, Any]) -> dict[str, Any]
             page[name] = read(parameter, value)
         except UserError as error:  # a number or truth value may have been "007", "1e5" or "NaN"
             raw = f"; papermill's -p turns texts into numbers: give {name} with -r"
+            if isinstance(value, list | tuple):
+                raw = "; names in a list are one text, separated by commas"
             raise UserError(f"{error}{raw * (parameter.type == 'str')}") from None
     return {name: page[name] for name in declared}
 
@@ -131,7 +133,8 @@ def refuse_secret(name: str, value: Any) -> None:
 
 
 def _ascend_from_0(levels: list[float]) -> bool:
-    return len(levels) > 1 and levels[0] == 0 and levels == sorted(set(levels))
+    ascend = len(levels) > 1 and levels[0] == 0 and levels == sorted(set(levels))
+    return ascend and levels[-1] <= 1e6
 
 
 # What a parameter must be wherever it occurs: at least a number, one of several values, or what is
@@ -155,7 +158,7 @@ _LIMITS: dict[str, Limit] = {
             lambda value: 0 < len(set(names_in(value))) == len(names_in(value)),
     },
     "dose": {"above 1": lambda value: value > 1},
-    "noise_levels": {"at least two numbers that ascend from 0": _ascend_from_0},
+    "noise_levels": {"at least two numbers that ascend from 0, to 1e6 at most": _ascend_from_0},
     "tau": {"strictly between 0 and 1": lambda value: 0 < value < 1},
 }  # fmt: skip
 _LIMITS_OF_PAGES: dict[str, dict[str, Limit]] = {

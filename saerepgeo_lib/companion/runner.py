@@ -141,6 +141,8 @@ def run_notebook(
     result = find_run(source, parameters, out=out, cwd=cwd)
     if not fresh and result.is_finished():
         return replace(result, cached=True)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a folder for the results")
     out.mkdir(parents=True, exist_ok=True)
     with held_lock(result.lock):
         clear_up(result.folder)

@@ -31,6 +31,7 @@ from saerepgeo_lib.rank.unfoldings import (
 
 RESIDUAL = "residual"
 PAPER_LEVELS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+MOST_NOISE = 1e6  # of it nothing but noise is left in single precision
 Key = tuple[str, int]  # representation and mode
 _STREAMS = {"noise": 0, "encoder": 1, "permutation": 2}
 
@@ -96,9 +97,10 @@ class Sweep:
 def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
     """Noise levels: ascending, distinct, finite, and beginning with 0."""
     out = tuple(float(level) for level in levels)
-    if len(out) < 2 or out[0] != 0 or list(out) != sorted(set(out)) or not np.isfinite(out).all():
+    if len(out) < 2 or out[0] != 0 or list(out) != sorted(set(out)) or not out[-1] <= MOST_NOISE:
         raise UserError(
-            f"noise levels must be at least two finite numbers that ascend from 0, got {list(out)}"
+            "noise levels must be at least two finite numbers that ascend from 0 and end at "
+            f"{MOST_NOISE:g} at most, got {list(out)}"
         )
     return out
 

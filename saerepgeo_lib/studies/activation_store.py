@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from saerepgeo_lib import files
 from saerepgeo_lib.activations.embedded import EMBEDDED
-from saerepgeo_lib.activations.residual_stream import is_massive, run_to_hook
+from saerepgeo_lib.activations.residual_stream import is_causal, is_massive, run_to_hook
 from saerepgeo_lib.activations.tokens import encode_texts, pad
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.studies.corpus import Passage
@@ -63,7 +63,9 @@ def collect_activations(
 
 def _tokens(model: Any, passages: list[Passage]) -> tuple[list[list[int]], list[np.ndarray]]:
     """Each passage's token ids, and which of them are no specials."""
-    rows, offsets = encode_texts(model.tokenizer, [p.text for p in passages], max_length=128)
+    rows, offsets = encode_texts(
+        model.tokenizer, [p.text for p in passages], max_length=128, causal=is_causal(model)
+    )
     return rows, [np.array([end > start for start, end in row]) for row in offsets]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from saerepgeo_lib.stats.claims import VERDICTS, Claim, Verdict
+from saerepgeo_lib.stats.claims import UNTESTED, VERDICTS, Claim, Verdict
 from saerepgeo_lib.stats.estimates import Estimate
 from saerepgeo_lib.stats.words import said, span
 from saerepgeo_lib.steering.dose_response import LEAST, PUSH
@@ -16,7 +16,9 @@ from saerepgeo_lib.studies.steering_experiment import NOTHING, PLANTED, TAKEN, S
 from saerepgeo_lib.text import plain
 
 _OFF_DOSE = 0.05
+_ALL_EQUAL = "all replicates over prompts are equal: the prompts are copies of each other"
 _HELPS, _OWN, _EXPLAINED = "case3-separability-helps", "case3-own-effect", "case3-explained"
+_OVER_PROMPTS = (_HELPS, _OWN, _EXPLAINED, "case3-shrinks")
 _CASE = ["concept", "SAE"]
 # columns of estimates
 _CHANGE = ("change", "change low", "change high", "p", "groups")
@@ -126,12 +128,14 @@ def judge_walks(walks: pd.DataFrame) -> Iterator[Claim]:
 
 def _verdict(holds: Any, in_part: Any = False, *, testable: bool = True) -> Verdict:
     if not testable:
-        return "cannot be tested here"
+        return UNTESTED
     return "holds" if holds else "holds in part" if in_part else "does not hold"
 
 
 def _claim(id: str, row: Any, estimate: Estimate, verdict: Verdict, **fields: Any) -> Claim:
     case = {"concept": row["concept"], "autoencoder": row["SAE"]}
+    if id in _OVER_PROMPTS and estimate.low == estimate.high:
+        verdict, fields = UNTESTED, {**fields, "reason": _ALL_EQUAL}
     return Claim.of(id, estimate, verdict, **case, **fields)
 
 

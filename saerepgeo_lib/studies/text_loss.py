@@ -23,7 +23,7 @@ def next_token_loss(
 
     With `put`, the residual stream at `hook` is replaced by what it gives, for all tokens but BOS.
     """
-    rows, offsets = encode_texts(model.tokenizer, texts, max_length=128)
+    rows, offsets = encode_texts(model.tokenizer, texts, max_length=128, causal=True)
     lengths = [len(row) for row in rows]
     total = count = 0.0
     for chosen in torch.tensor(lengths).argsort(stable=True).split(batch_size):

@@ -68,14 +68,15 @@ class Trust:
     @classmethod
     def of(
         cls, rows: Sequence[dict[Any, Any]], sparse: Iterable[str], anyway: Sequence[str] = (),
-        massive: Iterable[str] = (),
+        massive: Iterable[str] = (), doubts: Iterable[Doubt] = (),
     ) -> "Trust":  # fmt: skip
-        """From rows of the table; those of the autoencoders in `sparse` are judged."""
+        """From rows of the table, with further doubts; autoencoders in `sparse` are judged."""
         rows = [{"trained at": "", "reads at": "", **row} for row in rows]
         labels = tuple(sparse)
         for label in anyway:
             choose("SAE", label, labels)
-        doubts = dict.fromkeys(_doubts([row for row in rows if row["autoencoder"] in labels]))
+        judged = [row for row in rows if row["autoencoder"] in labels]
+        doubts = dict.fromkeys([*doubts, *_doubts(judged)])
         table = pd.DataFrame(rows, columns=COLUMNS)
         return cls(table, labels, tuple(doubts), tuple(anyway), tuple(massive))
 
@@ -198,8 +199,10 @@ def trust_in(
     rows: list[dict[str, Any]] = []
     sparse: dict[str, None] = {}
     massive: list[str] = []
+    copies: list[Doubt] = []
     for a in acts:
         massive += _on_massive(a)
+        copies += _on_copies(a)
         known = dict(getattr(a.source, "saes", {}) if saes is None else saes)
         for label in known:
             check_label(label)
@@ -213,7 +216,7 @@ def trust_in(
             for where, part in a.by_position.items() for label, sae in known.items()
         ]  # fmt: skip
     anyway = names_in(judge_anyway) if isinstance(judge_anyway, str) else judge_anyway
-    return Trust.of(rows, sparse, anyway, massive)
+    return Trust.of(rows, sparse, anyway, massive, copies)
 
 
 def with_massive(
@@ -249,15 +252,15 @@ def _turns(verdict: str, other: str | None) -> bool:
 def _on_massive(acts: TokenActivations) -> Iterator[str]:
     """What is to be said of tokens with massive activations, if there are any."""
     named = acts.massive_tokens
+    for where, part in acts.by_position.items() if acts.massive == "leave out" else ():
+        if n := int((times_median(part.x) > MASSIVE).sum()):
+            yield (
+                f"{n} of {len(part)} {where} tokens of "
+                f"{acts.concept.name if acts.concept else 'these'} lie more than {MASSIVE:g} "
+                "times as far from the median as the median token: too many to be exceptions, "
+                "so they are kept; means and lengths are those of two kinds of tokens."
+            )
     if named is None or named.empty:
-        for where, part in acts.by_position.items():
-            if n := int((times_median(part.x) > MASSIVE).sum()):
-                yield (
-                    f"{n} of {len(part)} {where} tokens of "
-                    f"{acts.concept.name if acts.concept else 'these'} lie more than {MASSIVE:g} "
-                    "times as far from the median as the median token: too many to be exceptions, "
-                    "so none is left out; means and lengths are those of two kinds of tokens."
-                )
         return
     rows = [row for _, row in named.nlargest(3, "times the median").iterrows()]
     which = "; ".join(
@@ -275,6 +278,23 @@ def _on_massive(acts: TokenActivations) -> Iterator[str]:
            "them, and withheld where they turn." if left else
            "They are kept, and decide every mean.") + lost
     )  # fmt: skip
+
+
+def _on_copies(acts: TokenActivations) -> Iterator[Doubt]:
+    """Whether prompts differ in nothing that the entities' tokens have seen."""
+    part = acts.by_position.get("entity")
+    if acts.concept is None or part is None:
+        return
+    name, n = acts.concept.name, len(acts.concept.entities)
+    if len(part) > n >= len(part.x.unique(dim=0)):
+        yield Doubt(
+            name,
+            "",
+            "",
+            f"The {len(part)} entity tokens of {name} are no more than {n} different points, so "
+            "other prompts would tell nothing new: a causal model reads an entity by what stands "
+            "before it; put different words there.",
+        )
 
 
 def _fit(sae: Any, x: Tensor) -> dict[str, float]:
