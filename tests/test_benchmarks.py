@@ -29,7 +29,7 @@ from benchmarks import (
 from benchmarks.growth import growth
 from benchmarks.limits import Limits
 from saerepgeo_lib.activations.latents import encode
-from saerepgeo_lib.activations.residual_stream import rms, run_to_hook
+from saerepgeo_lib.activations.residual_stream import draw_noise, rms, run_to_hook
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import read_json, write_json
 from saerepgeo_lib.rank.noise_sweep import stream, sweep
@@ -96,7 +96,7 @@ def test_a_shape_is_what_it_says(family, bench, cache):
 def noise_like_the_sweeps(acts, rows):
     """Noise for all tokens that is, at the tensor's tokens, what the sweep draws for seed 0."""
     d = acts.x.shape[1]
-    drawn = torch.randn(rows.numel(), d, generator=stream(0, "noise"))
+    drawn = draw_noise(acts.x[rows.flatten()], stream(0, "noise"))
     noise = torch.randn(*acts.tokens.ids.shape, d, generator=torch.Generator().manual_seed(9))
     at = acts.prompt[rows], acts.position[rows]
     noise[at] = drawn.view(*rows.shape, -1)
