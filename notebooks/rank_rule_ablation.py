@@ -239,7 +239,7 @@ display(
         f"{ranges['lowest dimension'].max():.2f}.\n"
         f"- Over all three contrasts, the score with the largest least AUC is the {best}, "
         f"with {by_score.loc[best, 'worst']:.2f}: "
-        + ("above chance." if sure else "no score is above chance everywhere.")
+        + ("above chance." if sure else "it is not above chance everywhere.")
     )
 )
 

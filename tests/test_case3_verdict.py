@@ -92,9 +92,11 @@ def test_shrinkage_explains_only_if_the_effect_comes_and_goes_with_it():
 
 def test_prompts_that_are_copies_of_each_other_are_no_evidence():
     """Every replicate gives the same number: an interval of zero width."""
-    for rows in (law_of(0.1, low=1.1, high=1.1), law_of(0, low=1, high=1)):
-        (claim,) = verdict.judge_shrinkage(rows)
-        assert claim.verdict == "cannot be tested here" and "replicates" in claim.reason
+    for change, expected in ((0.1, "cannot be tested here"), (0.0, "does not hold")):
+        rows = responses_of(PUSH["valid"], RISES).assign(shrinkage=TAKEN)
+        rows[["change", "change low", "change high"]] = change
+        (claim,) = verdict.judge_manipulations(rows)
+        assert claim.verdict == expected and ("replicates" in claim.reason) == (change != 0)
 
 
 def test_the_artefact_is_claimed_only_of_correlations_below_zero():

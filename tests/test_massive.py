@@ -207,6 +207,8 @@ def test_the_second_computation_is_made_only_where_it_can_say_something(months):
     some = replace(months, x=both, massive_tokens=None)
     said = trust_in([some]).text
     assert some.whole is not None and "too many to be exceptions" in said and "left out" in said
+    few = replace(months, x=planted(months, row)[0].whole.x, massive_tokens=None)
+    assert "too many" not in trust_in([few]).text
     assert "massive" not in trust_in([months]).text
 
 

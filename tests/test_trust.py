@@ -110,7 +110,9 @@ def test_entities_that_other_prompts_do_not_change_are_not_judged(days):
         x[mine] = x[mine][0]
     found = trust_in([replace(days, x=x, massive_tokens=None)])
     assert "no more than 7 different points" in found.text
-    assert found.reason(concept="days", autoencoder="any") and not trust_in([days]).doubts
+    assert found.reason(concept="days", autoencoder="any", tokens="entity")
+    assert not found.reason(concept="days", autoencoder="any", tokens="content")
+    assert not trust_in([days]).doubts
 
 
 def test_a_doubt_of_no_sae_concerns_all():

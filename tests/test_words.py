@@ -89,6 +89,7 @@ def test_lists_are_of_function_words(language):
     ("1월은 춥다", "1월", (0, 2)), ("e\u0302x", "e", None), ("हिन्दी", "हि", None),
     ("3.14 begins with 3", "3", (17, 18)), ("only 3.14", "3", None),
     ("of 2,000 one, 2", "2", (14, 15)), ("user_id, id", "id", (9, 11)), ("-5 or 5", "5", (6, 7)),
+    ("Count 1,2,3 now", "2", (8, 9)), ("on 1.1.2024", "1", (3, 4)), ("x 2٫5 or 2", "2", (9, 10)),
     ("2,000", "000", None), ("at 3.", "3", (3, 4)), ("twenty-one cats, one", "one", (17, 20)),
     ("e\u2011mail or mail", "mail", (10, 14)),
 ])  # fmt: skip
@@ -101,7 +102,7 @@ def entities(*given, frame="On {} it rains."):
 
 
 @pytest.mark.parametrize(("prompts", "words"), [
-    ([{"text": "The Market is open.", "entity": "Mar"}], ["prompts[0]", "'Mar'", "part of a word"]),
+    ([{"text": "The Market is open.", "entity": "Mar"}], ["prompts[0]", "'Mar'", "word or number"]),
     ([{"text": "The Market.", "entity": "Mar", "frame": "The {}ket."}], ["whole word"]),
     ([*entities("May", "May ")], ["prompts[1]", "duplicate"]),
     ([*entities("January", "january")], ["'January' and 'january'", "same way"]),
@@ -216,9 +217,10 @@ def test_special_tokens_are_put_in_front_as_the_sae_was_trained_and_by_nobody_el
         return tokenizer.convert_ids_to_tokens(ids)[0]
 
     assert first(causal=True, prepend_bos=True) == "<s>" != first(causal=True, prepend_bos=False)
-    twice = Concept("c", (Prompt("<s>a bad cab", "cab"),))
-    refused("begins with the special token '<s>'; leave it out", tokenize, tokenizer, twice,
-            n_ctx=512, causal=True)  # fmt: skip
+    for text in ("<s>a bad cab", " <s>a bad cab"):
+        twice = Concept("c", (Prompt(text, "cab"),))
+        refused("begins with the special token '<s>'; leave it out", tokenize, tokenizer, twice,
+                n_ctx=512, causal=True)  # fmt: skip
     slow = SimpleNamespace(is_fast=False)
     refused("cannot tell which characters", encode_texts, slow, ["a"])
 

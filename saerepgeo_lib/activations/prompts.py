@@ -49,7 +49,7 @@ class Prompt:
             nearly = alike(self.entity) in alike(self.text) and self.entity not in self.text
             raise UserError(
                 f"the entity {self.entity!r} is absent from {quoted(self.text)}, or only a part of "
-                "a word there: give the whole word as it stands in the text"
+                "a word or number there: give the whole word as it stands in the text"
                 + "; they differ in the form of a space, an apostrophe or a hyphen"
                 * nearly
             )

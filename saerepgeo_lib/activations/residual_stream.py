@@ -22,7 +22,7 @@ REMEDY = {  # for NaN and infinity, by what a model computes in
 }  # fmt: skip
 Massive = Literal["leave out", "keep"]
 MASSIVE = 5.0  # median distances from the median beyond which a row is massive
-_FEW, _LEAST = 0.25, 5  # the largest share of rows that can be massive; rows for a median
+FEW, _LEAST = 0.25, 5  # the largest share of rows that can be massive; rows for a median
 _ROUNDING = 1e-6  # of the norm: rows as close to the median as this are copies of it
 
 
@@ -167,7 +167,7 @@ def is_massive(x: Float[Tensor, "tokens d"]) -> Bool[Tensor, " tokens"]:
     too: it decides a mean as well.
     """
     massive = times_median(x) > MASSIVE
-    return massive & (massive.sum() <= _FEW * len(x))
+    return massive & (massive.sum() <= FEW * len(x))
 
 
 def typical(x: Float[Tensor, "tokens d"], massive: Massive = "leave out") -> Tensor:

@@ -18,6 +18,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("metadata", "activation_fn_kwargs", "model_from_pretrained_kwargs"), _OBJECT),
     "normalize_activations": (str | bool, "a text"),
 }
+_OF_OLD_FILES = {"hook_point", "activation_fn_str", "activation_fn", "model_name"}
 _SAID_BESIDE = ("hook_name", "hook_head_index", "model_name", "prepend_bos")
 _OUTSIDE = re.compile(r"attn|mlp|transcoder|hook_[zqkv]\b|hook_pattern|hook_normalized")
 _STREAM = re.compile(r"blocks\.(\d+)\.(hook_out|hook_resid_post|hook_in|hook_resid_pre)")
@@ -58,14 +59,17 @@ def check_config(cfg: Any) -> None:
     check_kind(architecture, *place, cfg.get("reshape_activations"))
     choose("architecture", architecture, ARCHITECTURES)
     _check_activation(cfg, architecture)
-    if not is_old(cfg):
+    if not is_old(cfg) or not cfg.keys() & _OF_OLD_FILES:
         _check_stated(cfg, architecture)
 
 
 def _check_stated(cfg: Mapping[str, Any], architecture: str) -> None:
-    """Refuse what leaves out an option that decides the latents and that SAELens 6 writes down."""
+    """Refuse what leaves out an option that decides the latents and that SAELens 6 writes down:
+    the second since 6.14, which brought it.
+    """
     options = {"apply_b_dec_to_input": ("true", "b_dec is subtracted from the input")}
-    if architecture in TOPK:
+    version = re.match(r"(\d+)\.(\d+)", str(_stated_version(cfg) or ""))
+    if architecture in TOPK and not (version and tuple(map(int, version.groups())) < (6, 14)):
         options["rescale_acts_by_decoder_norm"] = (
             "false", "pre-activations are weighted by the norms of the decoder's rows"
         )  # fmt: skip
@@ -182,11 +186,14 @@ def _check_activation(cfg: Mapping[str, Any], architecture: str) -> None:
             raise UserError(f"{CONFIG_FILE} gives k twice, as {' and '.join(both)}; leave one")
 
 
+def _stated_version(cfg: Mapping[str, Any]) -> Any:
+    return cfg.get("sae_lens_version") or (cfg.get("metadata") or {}).get("sae_lens_version")
+
+
 def is_old(cfg: Mapping[str, Any]) -> bool:
     """Whether a configuration is of SAELens before version 6, which had no metadata in it."""
-    metadata = cfg.get("metadata") or {}
-    stated = cfg.get("sae_lens_version") or metadata.get("sae_lens_version")
-    if not (major := re.match(r"\d+", str(stated or 6 * bool(metadata)))):
+    stated = _stated_version(cfg)
+    if not (major := re.match(r"\d+", str(stated or 6 * bool(cfg.get("metadata"))))):
         raise UserError(f"sae_lens_version {quoted(stated)} is no version number")
     return int(major.group()) < 6
 

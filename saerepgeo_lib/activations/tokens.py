@@ -109,8 +109,8 @@ def tokenize(
                 f"{quoted(texts[twin])} (prompt {twin}); leave one of them out"
             )
         known, unknown = _pieces(tokenizer, text, rows[p], offsets[p])
-        begun = next((text[a:b] for _, a, b in unknown if a == 0), "")
-        if begun in tokenizer.all_special_tokens:
+        begun = next((text[a:b] for _, a, b in unknown if not text[:a].strip()), None)
+        if begun and begun in (tokenizer.bos_token, tokenizer.cls_token):
             raise UserError(
                 f"{where}: {quoted(text)} begins with the special token {begun!r}; leave it out: "
                 "one is put in front here if the SAE was trained so"

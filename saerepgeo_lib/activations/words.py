@@ -22,9 +22,12 @@ _RUN = regex.compile(
     rf"(?P<together>(?={_TOGETHER})[\p{{L}}\p{{N}}](?:(?={_TOGETHER}|\p{{M}}){_IN_WORD})*)"
     rf"|{_APART}(?:{_APOSTROPHE}{_APART})*"
 )
-_WITHIN = regex.compile(  # a place between two characters of one word, or of one number
+_WITHIN = regex.compile(  # a place between two characters of one word
     rf"(?<={_IN_WORD})(?:(?=[\p{{M}}\u200c\u200d])|(?<!{_TOGETHER})(?!{_TOGETHER})(?={_IN_WORD}))"
-    r"|(?<=\p{Nd})(?=[.,]\p{Nd})|(?<=\p{Nd}[.,])(?=\p{Nd})"
+)
+_NUMBER = regex.compile(  # with a fraction, or with thousands set apart; no list or date
+    r"(?<!\p{Nd}|\p{Nd}[.,])\p{Nd}+(?:[,\u066c]\p{Nd}{3})*(?:[.\u066b]\p{Nd}+)?"
+    r"(?!\p{Nd}|[.,]\p{Nd})"
 )
 _HYPHEN = r"[-\u2010\u2011]"
 _JOINED = rf"{_APOSTROPHE}|{_HYPHEN}|_|[+\u2212]"  # beside it a word may be part of another
@@ -95,8 +98,10 @@ def place_of(text: str, part: str) -> tuple[int, int] | None:
 
 
 def in_whole_words(text: str, start: int, end: int) -> bool:
-    """Whether no word of a text begins before `start` or ends after `end` (see `place_of`)."""
-    return not (_WITHIN.match(text, start) or _WITHIN.match(text, end))
+    """Whether no word or number of a text begins before `start` or ends after `end`."""
+    numbers = (number.span() for number in _NUMBER.finditer(text))
+    in_number = any(a <= start and end <= b and b - a > end - start for a, b in numbers)
+    return not (in_number or _WITHIN.match(text, start) or _WITHIN.match(text, end))
 
 
 def words_in(text: str, left_out: Mapping[str, Collection[str]]) -> Iterator[Word]:

@@ -63,6 +63,7 @@ def once(rows: pd.DataFrame) -> Sequence[Finding]:
     trained_again = {name for name in set().union(*saes)
                      if len({each.get(name) for each in saes}) > 1}  # fmt: skip
     kept = rows["autoencoder"].isin({*trained_again, ""}) | (rows["preset"] == presets[0])
+    kept |= ~rows["preset"].isin(PRESETS)  # of these it is not known what they share
     return rows[kept].to_dict("records")
 
 

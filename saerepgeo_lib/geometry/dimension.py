@@ -113,9 +113,15 @@ def _local(distances: Distances, k: int) -> Float[np.ndarray, " kept"] | NotEsti
     broken[0] = excess[0] > _BREAK[0]
     if broken.any():
         m = int(broken.argmax())
+        why = "some points are near-copies of others; leave these out"
+        if m:
+            why = (
+                f"the points lie in groups of about {m + 1}, and neighbourhoods of that size have "
+                "no one dimension; leave near-copies out, or take fewer neighbours"
+            )
         return NotEstimable(
             f"between neighbours {m + 1} and {m + 2} the dimension is {1 / means[m]:.2g}, between "
-            f"the others {1 / others[m]:.2g}: points are near-copies of others; leave these out"
+            f"the others {1 / others[m]:.2g}: {why}"
         )
     return inverse
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saerepgeo_lib.activations.latents import Latents, random_sae
-from saerepgeo_lib.activations.residual_stream import NoiseScaling, draw_noise, rms, twins
+from saerepgeo_lib.activations.residual_stream import NoiseScaling, draw_noise, float64, rms, twins
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.cores import workers
 from saerepgeo_lib.errors import UserError, choose
@@ -133,7 +133,7 @@ def sweep(
     sigma = rms(acts.x, massive="keep") if scaling == "relative" else 1.0
     shape = rows.shape[0], rows.shape[1]
     points = {1: x.reshape(len(rows), -1), 3: x}
-    distinct = {mode: len(twins(y.cpu().numpy())[0]) for mode, y in points.items()}
+    distinct = {mode: len(twins(float64(y).cpu().numpy())[0]) for mode, y in points.items()}
     result = Sweep(levels, seeds, sigma, shape, distinct)
     for label in labels:
         result.make_room(label)

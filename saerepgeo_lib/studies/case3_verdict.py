@@ -134,7 +134,7 @@ def _verdict(holds: Any, in_part: Any = False, *, testable: bool = True) -> Verd
 
 def _claim(id: str, row: Any, estimate: Estimate, verdict: Verdict, **fields: Any) -> Claim:
     case = {"concept": row["concept"], "autoencoder": row["SAE"]}
-    if id in _OVER_PROMPTS and estimate.low == estimate.high:
+    if id in _OVER_PROMPTS and estimate.low == estimate.high != 0:  # 0: the edit changed nothing
         verdict, fields = UNTESTED, {**fields, "reason": _ALL_EQUAL}
     return Claim.of(id, estimate, verdict, **case, **fields)
 

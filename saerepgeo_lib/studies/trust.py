@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saerepgeo_lib.activations.latents import encode, fit_on
 from saerepgeo_lib.activations.prompts import names_in
-from saerepgeo_lib.activations.residual_stream import MASSIVE, times_median
+from saerepgeo_lib.activations.residual_stream import FEW, MASSIVE, float64, times_median, twins
 from saerepgeo_lib.activations.sae_config import same_place
 from saerepgeo_lib.activations.saes import check_label
 from saerepgeo_lib.activations.token_activations import TokenActivations
@@ -252,8 +252,11 @@ def _turns(verdict: str, other: str | None) -> bool:
 def _on_massive(acts: TokenActivations) -> Iterator[str]:
     """What is to be said of tokens with massive activations, if there are any."""
     named = acts.massive_tokens
+    whole = acts if acts.whole is None else acts.whole
+    crowded = (times_median(whole.x) > MASSIVE).sum() > FEW * len(whole)
     for where, part in acts.by_position.items() if acts.massive == "leave out" else ():
-        if n := int((times_median(part.x) > MASSIVE).sum()):
+        n = int((times_median(part.x) > MASSIVE).sum())
+        if n > FEW * len(part) or (n and crowded):
             yield (
                 f"{n} of {len(part)} {where} tokens of "
                 f"{acts.concept.name if acts.concept else 'these'} lie more than {MASSIVE:g} "
@@ -286,11 +289,11 @@ def _on_copies(acts: TokenActivations) -> Iterator[Doubt]:
     if acts.concept is None or part is None:
         return
     name, n = acts.concept.name, len(acts.concept.entities)
-    if len(part) > n >= len(part.x.unique(dim=0)):
+    if len(part) > n >= len(twins(float64(part.x).cpu().numpy())[0]):
         yield Doubt(
             name,
             "",
-            "",
+            "entity",
             f"The {len(part)} entity tokens of {name} are no more than {n} different points, so "
             "other prompts would tell nothing new: a causal model reads an entity by what stands "
             "before it; put different words there.",
