@@ -108,7 +108,7 @@ def the_prompt_mode_fills(tables):
     ranks = tables["ranks"].query("rule == 'relative' and mode == 1")
     ranks = ranks.pivot(index=["concept", "label"], columns="level", values="mean")
     nulls = ranks[ranks.index.get_level_values("label").str.contains("^random|^permuted")]
-    return (ranks[1.0] == ranks[10.0]).all() and (nulls[0.0] == nulls[10.0]).all()
+    return (ranks[1.0] == ranks[10.0]).all() and (nulls[0.0] > 0.99 * nulls[10.0]).all()
 
 
 def classes_lie_closer(tables):

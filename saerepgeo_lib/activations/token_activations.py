@@ -58,13 +58,13 @@ class TokenActivations:
                 f"a concept cannot be named {self.concept.name!r}, which is every concept together "
                 "in tables of results; rename it"
             )
+        if self.massive_tokens is not None:  # some tokens of activations in which they were found
+            return
         if n := int((~self.x.isfinite().all(1)).sum()):
             raise UserError(
                 f"{n:,} of {len(self.x):,} rows of these activations are NaN or infinite; leave "
                 "them out, or mend what made them"
             )
-        if self.massive_tokens is not None:  # some tokens of activations in which they were found
-            return
         out, times = is_massive(self.x), times_median(self.x)
         if not self.in_entity.all():
             entity = self.in_entity.to(out.device) & ~out  # their means are taken alone, too
