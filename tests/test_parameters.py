@@ -162,6 +162,7 @@ def test_what_papermill_passes_on_as_text_is_read_as_the_declared_type(given, re
 @pytest.mark.parametrize(
     ("given", "words"),
     [({"concept": 2024}, "'concept' is a str; got 2024.*give concept with -r"),
+     ({"concept": ["days", "months"]}, "names in a list are one text, separated by commas"),
      ({"concept": float("nan")}, "'concept' is a str; got nan"), ({"concept": None}, "got None"),
      ({"n_seeds": 2.0}, "'n_seeds' is a int; got 2.0"), ({"n_seeds": True}, "got True"),
      ({"noise_levels": 0.1}, r"is a list\[float\]; got 0.1"),

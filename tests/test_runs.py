@@ -104,6 +104,8 @@ def test_a_run_is_found_again_and_made_again_if_it_is_broken_or_asked_for(folder
     assert run(folder / "stub.py", folder / "u", fault="user") == 2  # told without a traceback
     assert capsys.readouterr().err == "saerepgeo: unknown preset 'x'; did you mean 'y'?\n"
     assert not list((folder / "u").iterdir())
+    assert run(folder / "stub.py", notebook) == 2
+    assert "is a file; name a folder for the results" in capsys.readouterr().err
     assert run(folder / "stub.py", folder / "u", fault="late user") == 2  # hours later, perhaps
     (kept,) = (folder / "u").iterdir()
     assert f"did you mean 'y'?; what was executed is in {kept}\n" in capsys.readouterr().err
