@@ -193,8 +193,8 @@ Markdown(
 # %% [markdown]
 # ## Live: the book's own autoencoders
 #
-# The study's autoencoders are short-trained ones of MiniLM. Those of this run's preset belong to another model, and were trained on several
-# times as many tokens. One training of each kind is looked at, so they carry no verdict here; but the order of the kinds can
+# The study's autoencoders are short-trained ones of MiniLM. Those that ship with the book were trained on several times as many tokens, and
+# SmolLM2's belong to another model, too. One training of each kind is looked at, so they carry no verdict here; but the order of the kinds can
 # be compared. The next cell runs Case 1's sweep on them.
 #
 # It also asks a second question. The relative rank counts from the *largest* singular value, and codes are not negative: what all tokens

@@ -96,6 +96,7 @@ def test_auc_and_worst_table_by_hand():
     assert linear.tolist() == [1, 0.5, 0]
     worst = ablation.worst_aucs(aucs, ["SAE"]).iloc[0]
     assert [worst[c] for c in (*ablation.CONTRASTS, "worst")] == [1, 0.5, 0, 0]
+    assert worst["low"] == aucs.query("shape != 'both'")["low"].min()
     claims = ablation_verdict.judge_rank_rule(aucs, "MLE spread", ["SAE"])
     assert [c.value for c in claims] == [1, 0.5, 0]  # compared within each shape
     assert [c.verdict for c in claims][1:] == ["does not hold"] * 2

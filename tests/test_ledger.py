@@ -55,6 +55,9 @@ def test_the_summary_counts_verdicts_and_keeps_ours_apart(text):
 
 def test_the_sweep_is_counted_apart_for_each_model_and_over_its_trainings(text):
     text = text.split("## Over 2 concepts and 2 models")[1]
+    assert "*Its trainings agree* counts" in text
+    alone = small_sweep().query("preset == 'tiny'")
+    assert "trainings" not in ledger([small_page()], alone).split("## Over 2 concepts\n")[1]
     assert "on 2026-01-02 to 2026-01-05, by the code" in text and "5 runs on 2 concepts." in text
     assert "saerepgeo sweep data/sweeps/all_concepts.toml" in text
     small, large = text.split("### small\n\nPresets `tiny`, `tiny-seed1`.")[1].split("### large")

@@ -46,12 +46,10 @@ class Prompt:
             start = self.frame.index("{}")
             place = start, start + len(self.entity)
         if place is None or not in_whole_words(self.text, *place):
-            nearly = alike(self.entity) in alike(self.text) and self.entity not in self.text
             raise UserError(
                 f"the entity {self.entity!r} is absent from {quoted(self.text)}, or only a part of "
                 "a word or number there: give the whole word as it stands in the text"
-                + "; they differ in the form of a space, an apostrophe or a hyphen"
-                * nearly
+                + _in_another_form(self.entity, self.text)
             )
         return place
 
@@ -128,6 +126,12 @@ class Concept:
             )
 
 
+def _in_another_form(entity: str, text: str) -> str:
+    """Ends a message on an entity that is absent only as it is written; else empty."""
+    is_there = bool(alike(entity)) and alike(entity) in alike(text) and entity not in text
+    return "; they differ in the form of a space, an apostrophe or a hyphen" * is_there
+
+
 def _repeated(names: Iterable[str]) -> tuple[int, int] | None:
     """Where a name first occurs again, and where it stood before."""
     first: dict[str, int] = {}
@@ -153,8 +157,7 @@ def _checked(prompt: Prompt) -> Prompt:
     if not text.strip():
         raise ValueError("the prompt is empty")
     if entity is not None and not (entity.strip() and entity in text):
-        nearly = alike(entity) and alike(entity) in alike(text)
-        form = "; they differ in the form of a space, an apostrophe or a hyphen" * bool(nearly)
+        form = _in_another_form(entity, text)
         raise ValueError(f"the entity {entity!r} is empty, or absent from {text!r}{form}")
     if frame is not None and entity is None:
         raise ValueError("has a frame but no entity")

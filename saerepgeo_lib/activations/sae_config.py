@@ -18,7 +18,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("metadata", "activation_fn_kwargs", "model_from_pretrained_kwargs"), _OBJECT),
     "normalize_activations": (str | bool, "a text"),
 }
-_OF_OLD_FILES = {"hook_point", "activation_fn_str", "activation_fn", "model_name"}
+_OF_OLD_FILES = {"hook_point", "activation_fn_str"}
 _SAID_BESIDE = ("hook_name", "hook_head_index", "model_name", "prepend_bos")
 _OUTSIDE = re.compile(r"attn|mlp|transcoder|hook_[zqkv]\b|hook_pattern|hook_normalized")
 _STREAM = re.compile(r"blocks\.(\d+)\.(hook_out|hook_resid_post|hook_in|hook_resid_pre)")

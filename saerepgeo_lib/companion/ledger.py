@@ -13,6 +13,7 @@ from saerepgeo_lib.stats.claims import UNTESTED
 from saerepgeo_lib.studies.paper_claims import paper_claims, verdicts_in_words
 from saerepgeo_lib.text import plain
 
+# what distinguishes the cases of a claim that names no autoencoder
 _CASE = ("statistic", "concept", "tokens", "condition", "dose")
 Finding = Mapping[Any, Any]  # a `Claim` as a mapping, from a record or a row of the sweep
 
@@ -33,7 +34,7 @@ def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
         for id in (finding["id"] for finding in findings if finding["id"] not in known):
             advice = f"{nearest(id, known)}; claims stand in data/paper_claims.json"
             raise UserError(f"{place}: unknown claim {id!r}; {advice}")
-    runs = {model: once(rows) for model, rows in sweep.groupby("model", sort=False)}
+    runs = {model: _once(rows) for model, rows in sweep.groupby("model", sort=False)}
     claims = []
     for id, claim in known.items():
         name = claim["page"]
@@ -54,7 +55,7 @@ def ledger(pages: Sequence[Page], sweep: pd.DataFrame) -> str:
     return render("claims", claims=claims, sweep=sweep, in_words=verdicts_in_words)
 
 
-def once(rows: pd.DataFrame) -> Sequence[Finding]:
+def _once(rows: pd.DataFrame) -> Sequence[Finding]:
     """One model's rows of the sweep; of what rests on no SAE that was trained again (the dense
     autoencoder, a random model) those of the first preset, since the others compute the same.
     """

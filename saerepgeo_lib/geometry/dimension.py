@@ -17,8 +17,8 @@ DISCARD = 0.1  # share of largest ratios that TwoNN treats as censored (Facco et
 NEIGHBOURS = 10  # of the second opinion
 N_GROUPS = 10  # of the jackknife
 _GAP, _MOST = 100, 0.1  # ratios of successive distances that one dimension gives 1 point in 100
-# See `_local`: standard errors at the first step and at later ones (5,900 clean clouds of 12 to 200
-# points reached 4.5 and 9.2), and how much larger a later one is (groups of a concept differ, too).
+# See `_local`: standard errors at the first step and at later ones (5,520 clean clouds of 12 to 200
+# points reached 4.4 and 9.2), and how much larger a later one is (groups of a concept differ, too).
 _BREAK, _TIMES = (6.0, 12.0), 3.0
 _ROUNDING = 1e-9  # logarithms of ratios below this are the rounding of equal distances
 Distances = Float[np.ndarray, "kept kept"]

@@ -10,7 +10,7 @@ import pandas as pd
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.geometry.structure import estimate
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, randomized
-from saerepgeo_lib.stats.claims import Claim, Verdict
+from saerepgeo_lib.stats.claims import UNTESTED, Claim, Verdict
 from saerepgeo_lib.stats.estimates import Estimate, NotEstimable
 from saerepgeo_lib.stats.words import span
 
@@ -25,7 +25,7 @@ DIRECTIONS = (
     ("case2-distinction-up", "AEDP of entities", 1),
 )
 _CASE = ["concept", "tokens", "SAE"]
-_VERDICTS: dict[str, Verdict] = {"claimed": "holds", "cannot be tested": "cannot be tested here"}
+_VERDICTS: dict[str, Verdict] = {"claimed": "holds", "cannot be tested": UNTESTED}
 
 
 def compare_spaces(samples: pd.DataFrame, acts: TokenActivations) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from saerepgeo_lib.plots.style import looks_of
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, randomized
 from saerepgeo_lib.rank.unfoldings import MODES
 from saerepgeo_lib.stats import effect_sizes
-from saerepgeo_lib.stats.claims import Claim
+from saerepgeo_lib.stats.claims import UNTESTED, Claim
 from saerepgeo_lib.stats.estimates import Estimate
 from saerepgeo_lib.studies.trust import Trust
 from saerepgeo_lib.text import plain
@@ -189,7 +189,7 @@ class SparseDense:
             )
             if why := self.trust.reason(autoencoder=label) if label in SPARSE else "":
                 words = f"withheld. {why}"
-            elif delta["verdict"] != "cannot be tested here":
+            elif delta["verdict"] != UNTESTED:
                 side = "more" if mean["low"] > 0 else "less"
                 side = "neither more nor less" if mean["low"] <= 0 <= mean["high"] else side
                 words = (
@@ -257,7 +257,7 @@ def _tested(x: Any, y: Any, effect: effect_sizes.Effect, random_state: int) -> d
     """An effect with its verdict, or without a value for too few concepts."""
     if len(x) < MIN_CONCEPTS:
         nothing = dict.fromkeys(("value", "low", "high", "p", "least", "greatest"), np.nan)
-        return nothing | {"n": len(x), "verdict": "cannot be tested here"}
+        return nothing | {"n": len(x), "verdict": UNTESTED}
     estimate = effect_sizes.paired_effect(x, y, effect=effect, random_state=random_state)
     by_seed = [float(effect(x[..., [s]], y[..., [s]])) for s in range(x.shape[2])]
     verdict = "holds" if estimate.is_positive else "does not hold"

@@ -16,7 +16,7 @@ from saerepgeo_lib.activations.sae_config import same_place
 from saerepgeo_lib.activations.saes import check_label
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.errors import UserError, choose
-from saerepgeo_lib.stats.claims import Claim
+from saerepgeo_lib.stats.claims import UNTESTED, Claim
 from saerepgeo_lib.stats.words import span
 from saerepgeo_lib.text import code, plain
 
@@ -102,7 +102,7 @@ class Trust:
             if why:
                 claim = replace(
                     claim, value=np.nan, low=np.nan, high=np.nan, p=np.nan,
-                    verdict="cannot be tested here", reason=why,
+                    verdict=UNTESTED, reason=why,
                 )  # fmt: skip
             judged.append(claim)
         return judged

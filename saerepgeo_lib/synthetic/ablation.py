@@ -246,9 +246,10 @@ def verdicts(table: pd.DataFrame, score: str, sparse: Sequence[str]) -> pd.DataF
 
 def worst_aucs(aucs: pd.DataFrame, representations: Sequence[str]) -> pd.DataFrame:
     """The least AUC of each score over these representations and both shapes: columns score, one
-    per contrast, and worst (over all contrasts).
+    per contrast, worst (over all contrasts), and low (the least lower end of an interval).
     """
     chosen = aucs[aucs["representation"].isin(representations) & (aucs["shape"] != "both")]
     least = chosen.pivot_table("auc", "score", "contrast", aggfunc="min", sort=False)
     least = least[list(CONTRASTS)].rename_axis(columns=None)
-    return least.assign(worst=least.min(axis=1)).reset_index()
+    low = chosen.groupby("score")["low"].min()
+    return least.assign(worst=least.min(axis=1), low=low).reset_index()

@@ -14,7 +14,7 @@ from scipy.interpolate import interp1d
 
 from saerepgeo_lib.plots.panels import axes_grid, legend_below
 from saerepgeo_lib.plots.style import looks_of
-from saerepgeo_lib.stats.claims import Claim, Verdict
+from saerepgeo_lib.stats.claims import UNTESTED, Claim, Verdict
 from saerepgeo_lib.stats.estimates import Estimate, mean_estimate
 from saerepgeo_lib.studies.paper_claims import verdicts_in_words
 from saerepgeo_lib.studies.trust import Trust
@@ -150,7 +150,7 @@ class SeparabilityEffects:
                 estimate = Estimate(*(row[name] for name in ("value", "low", "high", "p", "n")))
                 beyond = min(side * row["low"], side * row["high"]) > 0
                 verdict: Verdict = "holds" if beyond else "does not hold"
-                verdict = "cannot be tested here" if row["outside"] else verdict
+                verdict = UNTESTED if row["outside"] else verdict
                 strength = f"strength {row['strength']:g}"
                 case = {"autoencoder": KINDS[row["kind"]], "condition": strength}
                 claims.append(Claim.of(id, estimate, verdict, statistic=statistic, **case))
@@ -176,7 +176,7 @@ class SeparabilityEffects:
             unit = " %" if OUTCOMES[outcome][1] else ""
             for kind, label in KINDS.items():
                 mine = [c for c in self.claims if c.id == id and c.autoencoder == label]
-                tested = [c for c in mine if c.verdict != "cannot be tested here"]
+                tested = [c for c in mine if c.verdict != UNTESTED]
                 against = sum((c.low > 0) if side < 0 else (c.high < 0) for c in tested)
                 each = "; ".join(
                     f"{row['strength']:g}: {_cell(row)}{unit}"

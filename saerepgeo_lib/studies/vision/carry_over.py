@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from saerepgeo_lib.stats.claims import Claim, case_in_words
+from saerepgeo_lib.stats.claims import UNTESTED, Claim, case_in_words
 from saerepgeo_lib.studies.case1_verdict import VARIES
 
 _DICTATED = "case3-explained"  # the sign follows from the theorem, once the shrinkage is set
@@ -94,7 +94,7 @@ class CarryOver:
 
 def _side(finding: Mapping[Any, Any], bound: float) -> str:
     """The side of the bound on which the whole interval lies."""
-    if finding["verdict"] == "cannot be tested here":
+    if finding["verdict"] == UNTESTED:
         return UNDECIDED
     return ABOVE if finding["low"] > bound else BELOW if finding["high"] < bound else UNDECIDED
 
