@@ -24,7 +24,8 @@ class Cloud:
     piece: Int[np.ndarray, " n"]
 
 
-def _cloud(parts: Sequence[np.ndarray], dimensions: Sequence[int]) -> Cloud:
+def join(parts: Sequence[np.ndarray], dimensions: Sequence[int]) -> Cloud:
+    """Parts of these dimensions as one cloud."""
     sizes = [len(x) for x in parts]
     piece = np.repeat(range(len(parts)), sizes)
     return Cloud(np.concatenate(parts), np.repeat(dimensions, sizes), piece)
@@ -32,7 +33,7 @@ def _cloud(parts: Sequence[np.ndarray], dimensions: Sequence[int]) -> Cloud:
 
 def sphere(n: int, dimension: int = 2, *, random_state: int) -> Cloud:
     """Uniform on the unit sphere of that dimension, in one coordinate more."""
-    return _cloud([datasets.hyperSphere(n, dimension, random_state=random_state)], [dimension])
+    return join([datasets.hyperSphere(n, dimension, random_state=random_state)], [dimension])
 
 
 circle = partial(sphere, dimension=1)
@@ -40,14 +41,14 @@ circle = partial(sphere, dimension=1)
 
 def ball(n: int, dimension: int, *, random_state: int) -> Cloud:
     """Uniform in the unit ball of that dimension."""
-    return _cloud([datasets.hyperBall(n, dimension, random_state=random_state)], [dimension])
+    return join([datasets.hyperBall(n, dimension, random_state=random_state)], [dimension])
 
 
 def cone(n: int, *, random_state: int) -> Cloud:
     """Uniform by area on the cone |(x, y)| = z, 0 <= z <= 1: smooth but for its apex."""
     rng = np.random.default_rng(random_state)
     z, angle = np.sqrt(rng.random(n)), 2 * np.pi * rng.random(n)
-    return _cloud([np.stack([z * np.cos(angle), z * np.sin(angle), z], axis=1)], [2])
+    return join([np.stack([z * np.cos(angle), z * np.sin(angle), z], axis=1)], [2])
 
 
 def lollipop(n: int, *, random_state: int) -> Cloud:
@@ -55,15 +56,15 @@ def lollipop(n: int, *, random_state: int) -> Cloud:
     rng = np.random.default_rng(random_state)
     disc = datasets.hyperBall(n - n // 2, 2, random_state=random_state)
     stick = np.stack([1 + 2 * rng.random(n // 2), np.zeros(n // 2)], axis=1)
-    return _cloud([disc, stick], [2, 1])
+    return join([disc, stick], [2, 1])
 
 
 # uniform by area; the torus has radii 1 and 1/4, the Swiss roll 1.5 turns
 MANIFOLDS: dict[str, Callable[..., Cloud]] = {
     "circle": circle,
     "sphere": sphere,
-    "torus": lambda n, **seed: _cloud([datasets.torus(n, **seed)], [2]),
-    "Swiss roll": lambda n, **seed: _cloud([datasets.swissRoll3Sph(n, 0, **seed)[:, :3]], [2]),
+    "torus": lambda n, **seed: join([datasets.torus(n, **seed)], [2]),
+    "Swiss roll": lambda n, **seed: join([datasets.swissRoll3Sph(n, 0, **seed)[:, :3]], [2]),
     "cone": cone,
     "lollipop": lollipop,
 }
@@ -76,17 +77,17 @@ def embed(
     root mean square length `noise` over the cloud's rms radius.
     """
     rng = np.random.default_rng(random_state)
-    turned = _turned(cloud.points, ambient, rng)
+    x = turned(cloud.points, ambient, rng)
     scale = noise * rms_radius(cloud.points) / np.sqrt(ambient)
-    return turned + scale * rng.normal(size=turned.shape)
+    return x + scale * rng.normal(size=x.shape)
 
 
-def _turned(x: Points, ambient: int, rng: np.random.Generator) -> Float[np.ndarray, "n ambient"]:
+def turned(x: Points, ambient: int, rng: np.random.Generator) -> Float[np.ndarray, "n ambient"]:
     """Points on a random subspace of `ambient` dimensions."""
     if ambient < x.shape[1]:
         raise UserError(f"the data need {x.shape[1]} dimensions, ambient is {ambient}")
-    turned: np.ndarray = x @ np.linalg.qr(rng.normal(size=(ambient, x.shape[1])))[0].T
-    return turned
+    result: np.ndarray = x @ np.linalg.qr(rng.normal(size=(ambient, x.shape[1])))[0].T
+    return result
 
 
 def strata(
@@ -101,7 +102,7 @@ def strata(
     for i, x in enumerate(parts):
         on_sphere = x / np.linalg.norm(x, axis=1, keepdims=True)
         parts[i] = on_sphere + np.eye(x.shape[1])[0] if curved else x / np.sqrt(x.shape[1])
-    return _cloud([_turned(x, ambient, rng) for x in parts], dimensions)
+    return join([turned(x, ambient, rng) for x in parts], dimensions)
 
 
 def pieces(
@@ -116,12 +117,12 @@ def pieces(
     rng = np.random.default_rng(random_state)
     seeds = [int(rng.integers(2**31)) for _ in range(k)]
     balls = [ball(n_each, dimension, random_state=seed).points for seed in seeds]
-    cloud = _cloud([_turned(x, ambient, rng) for x in balls], [dimension] * k)
+    cloud = join([turned(x, ambient, rng) for x in balls], [dimension] * k)
     centres = np.zeros((k, ambient))
     if k > 1:
         centres[:, : k - 1] = arrangement("simplex", k, spacing=separation).centroids
-    turned = centres @ np.linalg.qr(rng.normal(size=(ambient, ambient)))[0]
-    return Cloud(cloud.points + turned[cloud.piece], cloud.dimension, cloud.piece)
+    moved = centres @ np.linalg.qr(rng.normal(size=(ambient, ambient)))[0]
+    return Cloud(cloud.points + moved[cloud.piece], cloud.dimension, cloud.piece)
 
 
 @dataclass(frozen=True)
