@@ -11,7 +11,7 @@ import torch
 from refusals import refused
 
 from saerepgeo_lib import files
-from saerepgeo_lib.activations import embedded, saes
+from saerepgeo_lib.activations import embedded, models, saes
 from saerepgeo_lib.activations.prompts import Concept, Prompt, load_concepts
 from saerepgeo_lib.activations.residual_stream import is_massive, run_to_hook
 from saerepgeo_lib.activations.sae_files import shipped_saes
@@ -63,6 +63,10 @@ def test_the_model_reads_text_as_a_language_model_does(smollm2):
     assert offsets[0] == [(0, 0), (0, 4), (4, 12), (12, 13)]
     assert encode_texts(smollm2.tokenizer, ["Cold"], prepend_bos=False)[0] == [ids[0][1:2]]
     assert smollm2.cfg.attention_dir == "causal" and smollm2.cfg.model_name == SMOLLM2.name
+
+
+def test_the_model_is_causal_in_bfloat16_too():
+    assert models.load_model("smollm2", dtype="bfloat16").cfg.attention_dir == "causal"
 
 
 def test_an_entity_of_several_tokens_is_read_at_the_last_that_alone_knows_it_whole(smollm2, minilm):

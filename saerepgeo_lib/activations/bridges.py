@@ -27,18 +27,30 @@ _ADVICE = ("choose a model of an architecture that agrees ('How to read' lists t
 
 @dataclass(frozen=True)
 class Stream:
-    """What transformers itself gives after each block for a few tokens (`whole`), and for the first
-    of these alone (`cut`): by the number of the block.
+    """What transformers itself gives after each block for a few tokens (`whole`), for the first of
+    these alone (`cut`), and for as many with others behind the first (`changed`): by the number of
+    the block.
     """
 
     ids: Int[Tensor, " positions"]
     whole: dict[int, Float[Tensor, "positions d"]]
     cut: dict[int, Float[Tensor, "cut d"]]
+    changed: dict[int, Float[Tensor, "positions d"]]
 
-    @property
-    def is_causal(self) -> bool:
-        """Whether tokens see only those before them: what follows then changes nothing."""
-        return all(difference(x, self.whole[i][: len(x)]) < TOLERANCE for i, x in self.cut.items())
+    def is_causal(self, dtype: torch.dtype) -> bool:
+        """Whether tokens see only those before them: what follows then changes nothing.
+
+        Passes of one shape round alike, so in a causal model they agree to the last bit, as passes
+        of two shapes do not. Raises UserError for a change that may be rounding in `dtype`.
+        """
+        off = max(difference(x[:_N_CUT], self.whole[i][:_N_CUT]) for i, x in self.changed.items())
+        if not (off < TOLERANCE or off > allowed_in(dtype)):
+            raise UserError(
+                f"it cannot be told whether the model's tokens see those after them: other tokens "
+                f"there change a vector by {off:.2g} of its norm, which may be rounding in "
+                f"{str(dtype).removeprefix('torch.')}; load the model in dtype 'float32'"
+            )
+        return off < TOLERANCE
 
 
 def check_weights(model: TransformerBridge) -> None:
@@ -94,12 +106,13 @@ def true_stream(model: TransformerBridge) -> Stream:
         )
     ids = torch.tensor(model.tokenizer(_TEXT, add_special_tokens=False)["input_ids"][:_N_TOKENS])
     if len(ids) < _N_TOKENS:  # the tokenizer knows hardly a word of that
-        ids = torch.arange(min(_N_TOKENS, model.cfg.d_vocab))
+        ids = torch.arange(_N_TOKENS) % model.cfg.d_vocab
     check_ids(model, ids)
+    others = torch.cat([ids[:_N_CUT], (ids[_N_CUT:] + 1) % model.cfg.d_vocab])
     streams: list[dict[int, Tensor]] = []
     with unhooked(model) as inner:
         layers: Any = inner.get_submodule(blocks.name)
-        for row in (ids, ids[:_N_CUT]):
+        for row in (ids, ids[:_N_CUT], others):
             stream: dict[int, Tensor] = {}
 
             def note(layer: Any, given: Any, x: Any, *, stream: dict[int, Tensor] = stream) -> None:
@@ -150,7 +163,7 @@ def check_stream(model: TransformerBridge, true: Stream, *, centred: bool = Fals
         raise UserError(f"TransformerLens cannot run this {kind}: {error}") from error
     if missing := sorted(set(names.values()) - set(found)):
         raise UserError(f"TransformerLens computes no {missing[0]} of this {kind}; {_ADVICE}")
-    allowed = max(TOLERANCE, _ROUNDING * torch.finfo(model.cfg.dtype).eps)
+    allowed = allowed_in(model.cfg.dtype)
     for i, name in names.items():
         for x, y in zip(found[name], (true.whole[i], true.cut[i]), strict=True):
             x = x[: len(y)]
@@ -163,6 +176,11 @@ def check_stream(model: TransformerBridge, true: Stream, *, centred: bool = Fals
                     f"model's: {name} differs from transformers by {off:.2g} of a token's norm "
                     f"(allowed: {allowed:.2g}); {_ADVICE}"
                 )
+
+
+def allowed_in(dtype: torch.dtype) -> float:
+    """The largest `difference` that may be rounding where a model computes in `dtype`."""
+    return max(TOLERANCE, _ROUNDING * torch.finfo(dtype).eps)
 
 
 def difference(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:

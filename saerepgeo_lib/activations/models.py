@@ -133,7 +133,8 @@ def trusted(model: TransformerBridge, *, revision: str | None = None) -> Stream:
             model.tokenizer, n_rows=model.cfg.d_vocab, bos_id=getattr(config, "bos_token_id", None)
         )
     true = true_stream(model)
-    model.cfg.attention_dir = "causal" if true.is_causal else "bidirectional"
+    causal = true.is_causal(model.cfg.dtype)
+    model.cfg.attention_dir = "causal" if causal else "bidirectional"
     return true
 
 
