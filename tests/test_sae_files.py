@@ -18,12 +18,16 @@ from saerepgeo_lib.activations.saes import check_sae, load_sae, search_saes
 OLD = {"d_in": 8, "d_sae": 32, "hook_point": HOOK, "dtype": "float32", "model_name": "minilm"}
 TOPK = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}
 V6 = {"d_in": 8, "d_sae": 32, "metadata": {"sae_lens_version": "6.1.0", "hook_name": HOOK},
-      "apply_b_dec_to_input": True}  # fmt: skip
+      "apply_b_dec_to_input": True, "normalize_activations": "none"}  # fmt: skip
 K = {"architecture": "topk", "k": 4, "rescale_acts_by_decoder_norm": False}
 
 
 def at(hook, **more):
     return V6 | K | {"metadata": V6["metadata"] | {"hook_name": hook}} | more
+
+
+def without(name):
+    return {key: value for key, value in (V6 | K).items() if key != name}
 
 
 @pytest.fixture
@@ -76,6 +80,9 @@ REFUSED = [
     (V6 | K | {"apply_b_dec_to_input": "false"}, "must be true or false, got 'false'"),
     (V6 | K | {"apply_b_dec_to_input": None}, "does not say whether b_dec is subtracted"),
     ({"d_in": 8, "d_sae": 32} | K, "does not say whether b_dec is subtracted"),
+    (V6, 'of which architecture .* "architecture": "standard", .* or "matching_pursuit", as'),
+    (without("normalize_activations"), "does not say how activations were normalised, and SAELens "
+     """would take 'none'; write "normalize_activations": "none", "layer_norm" or "constant_no"""),
     (V6 | K | {"rescale_acts_by_decoder_norm": None, "metadata": {"sae_lens_version": "6.20.0"}},
      "weighted by the norms .* take false; write"),
     (V6 | K | {"metadata": {"prepend_bos": "no"}}, "prepend_bos.*true or false, got 'no'"),
@@ -84,7 +91,8 @@ REFUSED = [
     (V6 | {"architecture": "jumprelu"}, "needs a threshold, and there is none"),
     *((at(hook), "choose an SAE of the residual stream")
       for hook in ("blocks.1.mlp.hook_post", "blocks.1.hook_mlp_out", "blocks.1.hook_attn_out",
-                   "blocks.1.attn.hook_z", "blocks.1.ln2.hook_normalized")),
+                   "blocks.1.attn.hook_z", "blocks.1.ln2.hook_normalized",
+                   "blocks.1.ln2.hook_out", "blocks.1.ln1.hook_in", "ln_final.hook_out")),
     (OLD | TOPK | {"hook_point": "blocks.1.attn.hook_z"}, "choose an SAE of the residual stream"),
     (at(HOOK, reshape_activations="hook_z"), "choose an SAE of the residual stream"),
     (V6 | K | {"normalize_activations": "covariance_whitening"}, r"fold_activation_whitening\("),
@@ -176,6 +184,14 @@ def test_files_are_checked_without_what_is_heavy(folder):
     )  # fmt: skip
     assert "sae_weights.safetensors is no safetensors file" in done.stdout
     assert done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize(("kind", "cfg"), [("topk", V6 | K), ("standard", OLD)])
+def test_a_threshold_that_nothing_would_use_is_refused(kind, cfg, folder):
+    weights = load_file(folder / sae_files.WEIGHTS_FILE) | {"threshold": torch.ones(32)}
+    save_file(weights, folder / sae_files.WEIGHTS_FILE)
+    words = f"a threshold .* of architecture '{kind}' does not use; write \"architecture\": \"jump"
+    refused(words, sae_files.check_folder, write(folder, cfg))
 
 
 def test_weights_that_were_cut_short_are_told_from_their_header(folder):

@@ -1,7 +1,7 @@
 """What an SAE's configuration says, leaves out, or contradicts (SAELens' cfg.json)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saerepgeo_lib.errors import UserError, choose, quoted
@@ -20,7 +20,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
 }
 _OF_OLD_FILES = {"hook_point", "activation_fn_str"}
 _SAID_BESIDE = ("hook_name", "hook_head_index", "model_name", "prepend_bos")
-_OUTSIDE = re.compile(r"attn|mlp|transcoder|hook_[zqkv]\b|hook_pattern|hook_normalized")
+_OUTSIDE = re.compile(r"attn|mlp|transcoder|hook_[zqkv]\b|hook_pattern|hook_normalized|\bln\w*\.")
 _STREAM = re.compile(r"blocks\.(\d+)\.(hook_out|hook_resid_post|hook_in|hook_resid_pre)")
 _NORMALISATIONS = ("none", None, False, "layer_norm", "constant_norm_rescale")  # encode does these
 _REMEDIES = {
@@ -65,20 +65,37 @@ def check_config(cfg: Any) -> None:
 
 def _check_stated(cfg: Mapping[str, Any], architecture: str) -> None:
     """Refuse what leaves out an option that decides the latents and that SAELens 6 writes down:
-    the second since 6.14, which brought it.
+    `rescale_acts_by_decoder_norm` since 6.14, which brought it. Normalisation may be null: none.
     """
-    options = {"apply_b_dec_to_input": ("true", "b_dec is subtracted from the input")}
+    options = {
+        "apply_b_dec_to_input": ("whether b_dec is subtracted from the input", "true", _YES[1])
+    }
     version = re.match(r"(\d+)\.(\d+)", str(_stated_version(cfg) or ""))
     if architecture in TOPK and not (version and tuple(map(int, version.groups())) < (6, 14)):
         options["rescale_acts_by_decoder_norm"] = (
-            "false", "pre-activations are weighted by the norms of the decoder's rows"
+            "whether pre-activations are weighted by the norms of the decoder's rows", "false",
+            _YES[1],
         )  # fmt: skip
-    for name, (default, meaning) in options.items():
+    if not is_old(cfg):
+        options["architecture"] = (
+            "of which architecture the SAE is", "'standard'", _any_of(ARCHITECTURES)
+        )  # fmt: skip
+        if "normalize_activations" not in cfg:
+            options["normalize_activations"] = (
+                "how activations were normalised", "'none'", _any_of(_NORMALISATIONS)
+            )  # fmt: skip
+    for name, (meaning, default, values) in options.items():
         if cfg.get(name) is None:
             raise UserError(
-                f"{CONFIG_FILE} does not say whether {meaning}, and SAELens would take {default}; "
-                f'write "{name}": true or false, as in the training'
+                f"{CONFIG_FILE} does not say {meaning}, and SAELens would take {default}; "
+                f'write "{name}": {values}, as in the training'
             )
+
+
+def _any_of(names: Sequence[Any]) -> str:
+    """The names among some values, as they are written in a file."""
+    *others, last = (f'"{name}"' for name in names if isinstance(name, str))
+    return f"{', '.join(others)} or {last}"
 
 
 def _check_types(values: Any) -> None:

@@ -104,8 +104,15 @@ def check_folder(name: str | Path) -> dict[str, Any]:
         check_normalisation(cfg.get("normalize_activations"))
         shapes = shapes_in(weights)
         check_shapes(shapes, cfg["d_in"], cfg["d_sae"])
-        if "threshold" not in shapes and cfg.get("architecture") == "jumprelu":
+        is_jumprelu = cfg.get("architecture") == "jumprelu"
+        if "threshold" not in shapes and is_jumprelu:
             raise UserError("a JumpReLU SAE needs a threshold, and there is none among the weights")
+        if "threshold" in shapes and not is_jumprelu:
+            raise UserError(
+                f"there is a threshold among the weights, which an SAE of architecture "
+                f"{cfg.get('architecture') or 'standard'!r} does not use; write "
+                f'"architecture": "jumprelu" into {CONFIG_FILE}, or leave the threshold out'
+            )
     except UserError as error:
         raise UserError(f"cannot load the SAE in {folder}: {error}") from None
     return dict(cfg)
