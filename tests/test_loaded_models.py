@@ -233,6 +233,27 @@ def test_rounding_is_not_taken_for_sight_of_later_tokens():
     assert not told(torch.float32, cut=0, changed=0.005)
 
 
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("kind", ["WordLevel", "Unigram"])
+def test_an_unknown_word_is_known_as_such_where_only_the_vocabulary_says_so(
+    kind, declared, tmp_path
+):
+    words = ["[UNK]", "<s>", "The", "snow", "melts", "January"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(
+        models.WordLevel(vocabulary, unk_token="[UNK]") if kind == "WordLevel"
+        else models.Unigram([(word, -float(i)) for word, i in vocabulary.items()], unk_id=0)
+    )  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
+    config |= {"unk_token": "[UNK]"} if declared else {}
+    model = load_model(with_tokenizer(tmp_path, tokenizer, **config))
+    acts = read_concept(model, Concept("c", (Prompt("The harbour melts", "melts"),)), HOOK)
+    assert len(acts) == 1 and acts.tokens.left_out["unknown to the tokenizer"] == {"harbour": 1}
+    strange = Concept("c", (Prompt("The snow melts in Oulu", "Oulu"),))
+    refused("does not know the entity 'Oulu'", read_concept, model, strange, HOOK)
+
+
 def test_a_bridge_of_the_users_is_held_against_transformers_too(tmp_path):
     def own(name, **special):
         folder = put_tiny(tmp_path / name, name)

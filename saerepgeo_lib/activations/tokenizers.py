@@ -1,5 +1,6 @@
 """A model's tokenizer held against its files: no token that they do not have, no other reading."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ def forget_invented_tokens(tokenizer: Any, *, n_rows: int, bos_id: int | None = 
     A role (BOS, padding, ...) stays if the files give it a token, number it as the tokenizer does,
     and one of the embedding's `n_rows` rows is that token's. Where they name no BOS, but the
     model's configuration says (`bos_id`) which of the special tokens it is, a warning tells so.
+    Where they name no unknown token, but the vocabulary has one for what it lacks, it is that.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
@@ -70,6 +72,19 @@ def forget_invented_tokens(tokenizer: Any, *, n_rows: int, bos_id: int | None = 
             "the tokenizer names no BOS token; %r is taken for it, since the model's configuration "
             "says bos_token_id %d", tokenizer.bos_token, bos_id,
         )  # fmt: skip
+    if tokenizer.unk_token is None and (unknown := _unknown_token(tokenizer)):
+        tokenizer.unk_token = unknown
+
+
+def _unknown_token(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What a word becomes that is not in the vocabulary, as the vocabulary itself says it."""
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        return None
+    vocabulary = json.loads(backend.to_str())["model"]
+    if (number := vocabulary.get("unk_id")) is not None:  # of a Unigram vocabulary, a list of pairs
+        return str(vocabulary["vocab"][number][0])
+    token = vocabulary.get("unk_token")
+    return token if token and backend.token_to_id(token) is not None else None
 
 
 def check_reading(tokenizer: Any, texts: Sequence[str]) -> None:
