@@ -1,6 +1,7 @@
 """Prompts, the tokens of them that count, and the residual stream at these."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,6 +154,21 @@ def test_the_forward_pass_ends_at_the_hook_and_gives_what_a_whole_one_does(minil
     assert torch.equal(x, whole[hook]) and not fired
 
 
+def test_a_hook_that_was_left_on_the_model_is_refused(minilm):
+    concept = concept_of(Prompt("Snow melts."))
+    halved = "blocks.3.attn.hook_out", lambda x, hook: x * 0.5
+    before = read_concept(minilm, concept, HOOK).x
+    minilm.add_hook(*halved)
+    try:
+        words = r"hook at 'blocks.3.\S+' that was left .* model.reset_hooks\("
+        refused(words, read_concept, minilm, concept, HOOK)
+    finally:
+        minilm.reset_hooks(including_permanent=True)
+    assert torch.equal(read_concept(minilm, concept, HOOK).x, before)
+    with minilm.hooks([halved]):  # on purpose
+        assert not torch.equal(read_concept(minilm, concept, HOOK).x, before)
+
+
 def test_a_missing_hook_names_the_nearest(minilm):
     for hook, words in {
         "blocks.4.hook_outt": r"no hook 'blocks.4.hook_outt'.*'blocks.4.hook_out'",
@@ -193,6 +209,16 @@ def test_activations_know_the_entity_and_frame_of_each_token(days):
             assert frames[frame] == prompt.frame
         assert (acts.entity[acts.in_entity] >= 0).all() and (acts.folds(4) == acts.frame % 4).all()
     assert (days.entity[~days.in_entity] == -1).all()
+
+
+def test_an_entity_without_a_frame_has_the_one_that_its_text_shows(days):
+    """In whatever order the prompts stand, so that an interval does not depend on it."""
+    prompts = [replace(prompt, frame=None) for prompt in days.concept.prompts]
+    bare = replace(days, concept=replace(days.concept, prompts=tuple(prompts)))
+    assert (bare.frame == days.frame).all() and (bare.folds(4) == days.folds(4)).all()
+    assert Prompt("The Sun, a sun", "sun").context == "The Sun, a {}"
+    assert Prompt("{} on Mars", "Mars").context == "{} on {}"
+    assert Prompt("No entity").context == "No entity"
 
 
 def test_what_is_not_known_or_does_not_vary_is_refused(minilm, days, small_sae):

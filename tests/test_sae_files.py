@@ -190,7 +190,7 @@ def test_files_are_checked_without_what_is_heavy(folder):
 def test_a_threshold_that_nothing_would_use_is_refused(kind, cfg, folder):
     weights = load_file(folder / sae_files.WEIGHTS_FILE) | {"threshold": torch.ones(32)}
     save_file(weights, folder / sae_files.WEIGHTS_FILE)
-    words = f"a threshold .* of architecture '{kind}' does not use; write \"architecture\": \"jump"
+    words = f"a threshold .* of architecture '{kind}' does not use; write .architecture.: .jump"
     refused(words, sae_files.check_folder, write(folder, cfg))
 
 

@@ -53,6 +53,16 @@ class Prompt:
             )
         return place
 
+    @property
+    def context(self) -> str:
+        """The frame; if none is given, the text with `{}` for its entity, or without one as it is.
+
+        Raises UserError as `entity_span` does.
+        """
+        if self.frame is not None or (span := self.entity_span) is None:
+            return self.frame or self.text
+        return f"{self.text[: span[0]]}{{}}{self.text[span[1] :]}"
+
 
 @dataclass(frozen=True)
 class Concept:

@@ -19,6 +19,7 @@ REMEDY = {  # for NaN and infinity, by what a model computes in
     torch.bfloat16: "bfloat16; load the model in dtype 'float32', and if they still are, compare "
                     "its files with the original",
     torch.float32: "float32; compare the model's files with the original",
+    torch.float64: "float64; compare the model's files with the original",
 }  # fmt: skip
 Massive = Literal["leave out", "keep"]
 MASSIVE = 5.0  # median distances from the median beyond which a row is massive
@@ -55,7 +56,8 @@ def run_to_hook(
 ) -> Float[Tensor, "rows positions d"]:  # fmt: skip
     """One forward pass that ends at the hook; the activation there, without dropout.
 
-    Raises UserError, with the nearest valid names, if the model has no such hook or never runs it.
+    Raises UserError, with the nearest valid names, if the model has no such hook or never runs it,
+    and if somebody left a hook on the model, outside of a `with model.hooks(...)`.
     """
     block, n_blocks = re.match(r"blocks\.(\d+)\.", hook), model.cfg.n_layers
     if block and int(block.group(1)) >= n_blocks:
@@ -64,6 +66,13 @@ def run_to_hook(
         )
     if hook not in model.hook_dict:
         raise UserError(f"the model has no hook {hook!r}; {nearest(hook, model.hook_dict)}")
+    for name, point in model.hook_dict.items():
+        if any(not handle.context_level for handle in point.fwd_hooks):
+            raise UserError(
+                f"the model has a hook at {name!r} that was left there and may change what it "
+                "computes; remove it: model.reset_hooks(including_permanent=True), or put it into "
+                "a 'with model.hooks(...)'"
+            )
 
     # `stop_at_layer` stops before a later block: after the last one it would go on to the logits
     def catch(x: Any, *, hook: Any) -> None:

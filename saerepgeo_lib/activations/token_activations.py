@@ -146,8 +146,8 @@ class TokenActivations:
 
     @cached_property
     def frame(self) -> Int[np.ndarray, " tokens"]:
-        """The number of each token's sentence frame; a prompt without one is a frame of its own."""
-        return self._numbers(lambda p: p.frame or p.text)
+        """The number of each token's sentence frame; a text without an entity is its own."""
+        return self._numbers(lambda p: p.context)
 
     def _numbers(self, name_of: Callable[[Prompt], str | None]) -> Int[np.ndarray, " tokens"]:
         """Numbers for a name that each prompt has, in order of first appearance, by token."""
