@@ -6,16 +6,18 @@ import pytest
 import torch
 import transformers
 from refusals import refused
+from sae_lens import TopKSAE, TopKSAEConfig
 from safetensors.torch import load_file, save_file
 from tiny_models import N_WORDS, WIDTH, put_tiny, put_tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from saerepgeo_lib.activations.bridges import Stream
+from saerepgeo_lib.activations.bridges import Stream, unhooked
 from saerepgeo_lib.activations.model_with_saes import ModelWithSAEs
 from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.prompts import Concept, Prompt
-from saerepgeo_lib.activations.residual_stream import is_causal
+from saerepgeo_lib.activations.residual_stream import is_causal, run_to_hook
 from saerepgeo_lib.activations.token_activations import read_concept
 from saerepgeo_lib.companion.cli import main
 from saerepgeo_lib.errors import UserError
@@ -252,6 +254,64 @@ def test_an_unknown_word_is_known_as_such_where_only_the_vocabulary_says_so(
     assert len(acts) == 1 and acts.tokens.left_out["unknown to the tokenizer"] == {"harbour": 1}
     strange = Concept("c", (Prompt("The snow melts in Oulu", "Oulu"),))
     refused("does not know the entity 'Oulu'", read_concept, model, strange, HOOK)
+
+
+@pytest.fixture
+def sae():
+    """An SAE of the small models' width, with random weights."""
+    made = TopKSAE(TopKSAEConfig(k=4, d_in=WIDTH, d_sae=2 * WIDTH))
+    torch.nn.init.normal_(made.W_enc)
+    made.cfg.metadata.hook_name = "blocks.1.hook_resid_mid"
+    return made
+
+
+@pytest.mark.parametrize(("name", "adds", "others"), [
+    ("LlamaForCausalLM", "model.layers.1.self_attn", {}),
+    ("GPT2LMHeadModel", "transformer.h.1.attn", {}),
+    ("GPTNeoXForCausalLM", "gpt_neox.layers.1.attention", {"use_parallel_residual": False}),
+    ("Gemma2ForCausalLM", "model.layers.1.post_attention_layernorm", {}),
+    ("Olmo2ForCausalLM", "model.layers.1.post_attention_layernorm", {}),
+])  # fmt: skip
+def test_the_middle_of_a_block_is_its_input_and_what_its_attention_adds(
+    name, adds, others, sae, tmp_path
+):
+    model = ModelWithSAEs(load_model(str(put_tiny(tmp_path, name, **others))), {"mine": sae})
+    ids, added = torch.arange(2, 12)[None], []
+    before, middle = (
+        run_to_hook(model.model, ids, ids > 0, hook) for hook in ("blocks.1.hook_in", model.hook)
+    )
+    with unhooked(model.model) as inner, torch.no_grad():
+        inner.get_submodule(adds).register_forward_hook(lambda part, given, x: added.append(x))
+        inner(input_ids=ids)
+    (x,) = added
+    x = x[0] if isinstance(x, tuple) else x
+    torch.testing.assert_close(middle, before + x, atol=1e-4, rtol=1e-4)
+
+
+def test_what_comes_behind_the_mlp_is_not_taken_for_the_middle_of_a_block(sae, tmp_path):
+    model = load_model(str(put_tiny(tmp_path, "BertForMaskedLM")))
+    words = "what TransformerLens calls blocks.1.hook_resid_mid is not .* such as blocks.1.hook_out"
+    refused(words, ModelWithSAEs, model, {"mine": sae})
+    assert ModelWithSAEs(model, {"mine": sae}, hook="blocks.1.hook_out")
+
+
+def test_a_model_of_another_class_has_its_weights_and_tokenizer_checked(sae, tmp_path):
+    """TransformerLens takes an existing token for the BOS that the tokenizer does not have."""
+    put_tokenizer(tmp_path, pad_token="<pad>")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    config = HookedTransformerConfig(
+        n_layers=2, d_model=WIDTH, n_ctx=64, d_head=8, d_vocab=N_WORDS, act_fn="gelu", seed=0
+    )  # fmt: skip
+    own = HookedTransformer(config, tokenizer=tokenizer)
+    assert own.tokenizer.bos_token is not None
+    model = ModelWithSAEs(own, {"mine": sae})
+    refused("the tokenizer has none: name it as bos_token", model.activations, KNOWN)
+    sae.cfg.metadata.prepend_bos = False
+    acts = ModelWithSAEs(own, {"mine": sae}).activations(KNOWN)
+    assert len(acts) == 6 and acts.position.tolist() == [0, 1, 2, 3, 0, 1]
+    own.W_E.data[5, 3] = torch.nan
+    words = "1 of 2,048 values of the model's weight embed.W_E are NaN or infinite in float32;"
+    refused(words, ModelWithSAEs, own, {"mine": sae})
 
 
 def test_a_bridge_of_the_users_is_held_against_transformers_too(tmp_path):

@@ -53,9 +53,9 @@ class Stream:
         return off < TOLERANCE
 
 
-def check_weights(model: TransformerBridge) -> None:
+def check_weights(model: nn.Module) -> None:
     """Refuse weights that hold NaN or infinity, as a damaged file or a cast to float16 gives."""
-    for name, weight in model.original_model.named_parameters():
+    for name, weight in model.named_parameters():
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
             n = int((~weight.isfinite()).sum())
             raise UserError(
@@ -181,6 +181,28 @@ def check_stream(model: TransformerBridge, true: Stream, *, centred: bool = Fals
 def allowed_in(dtype: torch.dtype) -> float:
     """The largest `difference` that may be rounding where a model computes in `dtype`."""
     return max(TOLERANCE, _ROUNDING * torch.finfo(dtype).eps)
+
+
+@torch.no_grad()
+def check_middle(model: TransformerBridge, hook: str) -> None:
+    """Refuse a `hook_resid_mid` that does not lie between its block's attention and MLP.
+
+    In a bridge that is the input of the second layer norm. A BERT's comes behind the MLP.
+    """
+    if not hook.endswith(".hook_resid_mid") or hook not in model.hook_dict:
+        return
+    fired: list[str] = []
+    hooks = [(name, lambda x, hook, name=name: fired.append(name))
+             for name in (hook, hook.replace("hook_resid_mid", "mlp.hook_out"))]  # fmt: skip
+    ids = (torch.arange(_N_TOKENS) % model.cfg.d_vocab)[None].to(model.cfg.device)
+    with model.hooks(fwd_hooks=hooks):
+        model(ids, attention_mask=torch.ones_like(ids))
+    if fired[:1] != [hook] or len(set(fired)) < len(hooks):
+        raise UserError(
+            f"what TransformerLens calls {hook} is not the residual stream between attention and "
+            f"MLP in this {model.cfg.architecture}, whose second layer norm does not stand there; "
+            f"name a hook between blocks, such as {hook.replace('resid_mid', 'out')}"
+        )
 
 
 def difference(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from saerepgeo_lib.activations.models import DTYPES, best_device, check_bridge, load_model
+from saerepgeo_lib.activations.bridges import check_middle
+from saerepgeo_lib.activations.models import DTYPES, best_device, check_model, load_model
 from saerepgeo_lib.activations.prompts import Concept, load_concept
 from saerepgeo_lib.activations.residual_stream import Massive
 from saerepgeo_lib.activations.sae_config import is_outside, same_place
@@ -44,8 +45,7 @@ class ModelWithSAEs:
             raise UserError("give at least one autoencoder: {label: SAE}")
         if numbered := [label for label in self.saes if " #" in label]:
             raise UserError(f"' #' numbers draws of random SAEs; give other labels for {numbered}")
-        if isinstance(self.model, TransformerBridge):
-            check_bridge(self.model)
+        check_model(self.model)
         width = self.model.cfg.d_model
         for label, sae in self.saes.items():
             check_sae(sae, label)
@@ -57,6 +57,8 @@ class ModelWithSAEs:
         hook = self.hook or _shared(self.saes, "hook", lambda sae: named(sae, "hook_name"))
         if is_outside(hook):
             raise UserError(f"{hook!r} lies inside a layer; name a hook of the residual stream")
+        if isinstance(self.model, TransformerBridge):
+            check_middle(self.model, hook)
         object.__setattr__(self, "hook", hook)
         reads_bos = _shared(
             self.saes, "use of a BOS token", lambda sae: sae.cfg.metadata.prepend_bos is not False

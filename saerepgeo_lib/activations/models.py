@@ -108,11 +108,16 @@ def load_model(
     return model
 
 
-def check_bridge(model: TransformerBridge) -> None:
-    """As for a model that `load_model` loads, for a bridge of the user's: its weights, tokenizer
-    and residual stream. Processed weights change the stream on purpose and cannot be checked.
+def check_model(model: Any) -> None:
+    """As for a model that `load_model` loads, for one of the user's: its weights, its tokenizer,
+    and a bridge's residual stream. Processed weights change the stream on purpose and cannot be
+    checked, and a `HookedTransformer` has nothing of transformers in it to be compared with.
     """
     if getattr(model, "is_checked", False):  # it is one of `load_model`
+        return
+    if not isinstance(model, TransformerBridge):
+        check_weights(model)
+        forget_invented_tokens(model.tokenizer, n_rows=model.cfg.d_vocab)
         return
     true = trusted(model)
     if not model.compatibility_mode:
@@ -125,7 +130,7 @@ def trusted(model: TransformerBridge, *, revision: str | None = None) -> Stream:
     The tokenizer loses what TransformerLens made up, and `attention_dir` is set to what was found.
     """
     model.eval()
-    check_weights(model)
+    check_weights(model.original_model)
     if isinstance(model.tokenizer, PreTrainedTokenizerBase):
         model.tokenizer.init_kwargs.setdefault("revision", revision)
         config = model.original_model.config.get_text_config()
