@@ -99,7 +99,7 @@ def test_procrustes_of_a_turned_space_is_0_and_of_an_unrelated_one_is_no_match(m
     vectors = {"residual": cloud.points, "turned": cloud.points @ turn * 3,
                "noise": rng.normal(size=(120, 40)), "noise #2": cloud.points}  # fmt: skip
     acts = activations(cloud.piece, np.arange(120) % 4)
-    case = GeometryComparison(acts, vectors, acts.folds(4), {"min_cluster_size": 10, "seed": 0})
+    case = GeometryComparison(acts, vectors, acts.frame, {"min_cluster_size": 10, "seed": 0})
     table = case2_table.procrustes_table(case).set_index("space")
     assert list(table.index) == ["turned", "noise"]  # and no second draw
     assert table.loc["turned", ["tokens", "entities", "clusters"]].astype(float).max() < 1e-9

@@ -3,19 +3,22 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import HOOK
 from refusals import refused
+from tiny_models import put_tiny
 
 from saerepgeo_lib.activations import residual_stream
 from saerepgeo_lib.activations.latents import fvu
-from saerepgeo_lib.activations.models import best_device
+from saerepgeo_lib.activations.models import best_device, load_model
 from saerepgeo_lib.activations.prompts import Concept, Prompt, load_concept, load_concepts
 from saerepgeo_lib.activations.residual_stream import add_noise, rms, run_to_hook
 from saerepgeo_lib.activations.token_activations import TokenActivations, read_concept
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import data_dir
+from saerepgeo_lib.studies.trust import trust_in
 
 MEMBERS = {
     "months": 12, "days": 7, "elements": 18, "color": 7, "planets": 8,
@@ -219,6 +222,35 @@ def test_an_entity_without_a_frame_has_the_one_that_its_text_shows(days):
     assert Prompt("The Sun, a sun", "sun").context == "The Sun, a {}"
     assert Prompt("{} on Mars", "Mars").context == "{} on {}"
     assert Prompt("No entity").context == "No entity"
+
+
+def test_frames_that_begin_alike_are_one_context_of_a_causal_model(tmp_path):
+    """What stands before an entity is all that it has seen; the words after it are not."""
+    begun = ("The {} {}.", "A {} {}.", "{} {}.")
+    entities, ends = ("snow", "January", "word1", "word2"), ("melts", "in", "word3")
+
+    def acts_of(model, *starts):
+        frames = [start.format("{}", end) for start in starts for end in ends]
+        prompts = [Prompt(f.format(e), e, f) for f in frames for e in entities]
+        return read_concept(model, Concept("tools", tuple(prompts)), "blocks.1.hook_out")
+
+    model = load_model(str(put_tiny(tmp_path / "causal", "LlamaForCausalLM")))
+    for acts in (acts_of(model, *begun), acts_of(model, *begun).at("entity")):
+        assert (acts.context == acts.frame // 3).all() and len(np.unique(acts.frame)) == 9
+        assert (acts.folds(12) == acts.context).all() and (acts.folds(4) == acts.context).all()
+        assert "36 entity tokens of tools are 12 different points" in acts.shared_contexts
+    few = acts_of(model, *begun[:2])
+    words = (
+        "at least 3 frames, got 2. The 24 entity tokens of tools are 8 different points, so there "
+        "are 2 different contexts and not 6; put different words before the entity."
+    )
+    refused(words, few.at("entity").folds, 12)
+    (doubt,) = trust_in([few], saes={}).doubts
+    assert doubt.reason in words and doubt.tokens == "entity"
+    assert not trust_in([acts_of(model, *begun)], saes={}).doubts
+    both = load_model(str(put_tiny(tmp_path / "both", "BertForMaskedLM")))
+    seen = acts_of(both, *begun[:2])
+    assert (seen.context == seen.frame).all() and not seen.shared_contexts
 
 
 def test_what_is_not_known_or_does_not_vary_is_refused(minilm, days, small_sae):

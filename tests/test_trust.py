@@ -109,7 +109,7 @@ def test_entities_that_other_prompts_do_not_change_are_not_judged(days):
         mine = days.in_entity & torch.tensor([entities[p] == name for p in days.prompt.tolist()])
         x[mine] = x[mine][0]
     found = trust_in([replace(days, x=x, massive_tokens=None)])
-    assert "no more than 7 different points" in found.text
+    assert "7 different points, so there is 1 different context and not 12; put" in found.text
     assert found.reason(concept="days", autoencoder="any", tokens="entity")
     assert not found.reason(concept="days", autoencoder="any", tokens="content")
     assert not trust_in([days]).doubts

@@ -224,7 +224,7 @@ def twins(
     """The row at which each distinct point comes first, in order; for each point, which it is."""
     number: dict[bytes, int] = {}
     rows = points + 0.0  # -0 becomes 0
-    which = np.array([number.setdefault(row.tobytes(), len(number)) for row in rows])
+    which = np.array([number.setdefault(row.tobytes(), len(number)) for row in rows], dtype=int)
     return np.unique(which, return_index=True)[1], which
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from saerepgeo_lib.activations.latents import Latents, encode
@@ -15,14 +17,17 @@ from saerepgeo_lib.activations.prompts import Concept, Prompt
 from saerepgeo_lib.activations.residual_stream import (
     Massive,
     content_residuals,
+    float64,
     is_causal,
     is_massive,
     times_median,
+    twins,
 )
 from saerepgeo_lib.activations.tokens import Tokens, tokenize
 from saerepgeo_lib.errors import UserError, choose
 
 Positions = Literal["content", "entity"]
+FEWEST = 3  # contexts for an interval over them
 _OF_ROWS = ("prompt", "position", "in_entity")
 
 
@@ -149,6 +154,36 @@ class TokenActivations:
         """The number of each token's sentence frame; a text without an entity is its own."""
         return self._numbers(lambda p: p.context)
 
+    @cached_property
+    def context(self) -> Int[np.ndarray, " tokens"]:
+        """The number of each token's context: its frame, but frames that share a vector of an
+        entity are one, as those that begin alike are to a causal model.
+        """
+        of_entities = self.frame[self.in_entity.cpu().numpy()]
+        shape = (int(self.frame.max(initial=-1)) + 1, len(self))
+        held = csr_array((np.ones(len(of_entities)), (of_entities, self._point)), shape=shape)
+        numbers: np.ndarray = connected_components(held @ held.T, directed=False)[1]
+        return numbers[self.frame]
+
+    @cached_property
+    def _point(self) -> Int[np.ndarray, " entity_tokens"]:
+        """Which of the different vectors each token of an entity has."""
+        x = self.x[self.in_entity.to(self.x.device)]
+        return twins(float64(x).cpu().numpy())[1]
+
+    @property
+    def shared_contexts(self) -> str:
+        """What is to be said of frames that are one context; empty if none are."""
+        n, n_frames = (len(np.unique(numbers)) for numbers in (self.context, self.frame))
+        if n == n_frames or self.concept is None:
+            return ""
+        return (
+            f"The {len(self._point)} entity tokens of {self.concept.name} are "
+            f"{len(np.unique(self._point))} different points, so there "
+            f"{'is 1 different context' if n == 1 else f'are {n} different contexts'} and not "
+            f"{n_frames}; put different words before the entity."
+        )
+
     def _numbers(self, name_of: Callable[[Prompt], str | None]) -> Int[np.ndarray, " tokens"]:
         """Numbers for a name that each prompt has, in order of first appearance, by token."""
         if self.concept is None:
@@ -166,13 +201,15 @@ class TokenActivations:
         return tuple(self.concept.entities[number] for number in sorted(lost - {-1}))
 
     def folds(self, n_groups: int) -> Int[np.ndarray, " tokens"]:
-        """The frames dealt to at most `n_groups` groups, of which an interval leaves out one each.
-
-        Raises UserError for fewer than 3.
+        """The contexts dealt to at most `n_groups` groups, of which an interval leaves out one
+        each. Raises UserError for fewer than 3.
         """
-        folds: np.ndarray = self.frame % min(n_groups, len(np.unique(self.frame)))
-        if (n := len(np.unique(folds))) < 3:
-            raise UserError(f"intervals need prompts of at least 3 frames, got {n}")
+        folds: np.ndarray = self.context % min(n_groups, len(np.unique(self.context)))
+        if (n := len(np.unique(folds))) < FEWEST:
+            raise UserError(
+                f"intervals need prompts of at least {FEWEST} frames, got {n}"
+                + f". {self.shared_contexts}" * bool(self.shared_contexts)
+            )
         return folds
 
     @property

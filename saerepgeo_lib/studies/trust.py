@@ -11,10 +11,10 @@ from torch import Tensor
 
 from saerepgeo_lib.activations.latents import encode, fit_on
 from saerepgeo_lib.activations.prompts import names_in
-from saerepgeo_lib.activations.residual_stream import FEW, MASSIVE, float64, times_median, twins
+from saerepgeo_lib.activations.residual_stream import FEW, MASSIVE, times_median
 from saerepgeo_lib.activations.sae_config import same_place
 from saerepgeo_lib.activations.saes import check_label
-from saerepgeo_lib.activations.token_activations import TokenActivations
+from saerepgeo_lib.activations.token_activations import FEWEST, TokenActivations
 from saerepgeo_lib.errors import UserError, choose
 from saerepgeo_lib.stats.claims import UNTESTED, Claim
 from saerepgeo_lib.stats.words import span
@@ -284,20 +284,12 @@ def _on_massive(acts: TokenActivations) -> Iterator[str]:
 
 
 def _on_copies(acts: TokenActivations) -> Iterator[Doubt]:
-    """Whether prompts differ in nothing that the entities' tokens have seen."""
+    """Whether the entities' tokens have seen too few different words for an interval."""
     part = acts.by_position.get("entity")
     if acts.concept is None or part is None:
         return
-    name, n = acts.concept.name, len(acts.concept.entities)
-    if len(part) > n >= len(twins(float64(part.x).cpu().numpy())[0]):
-        yield Doubt(
-            name,
-            "",
-            "entity",
-            f"The {len(part)} entity tokens of {name} are no more than {n} different points, so "
-            "other prompts would tell nothing new: a causal model reads an entity by what stands "
-            "before it; put different words there.",
-        )
+    if part.shared_contexts and len(np.unique(part.context)) < FEWEST:
+        yield Doubt(acts.concept.name, "", "entity", part.shared_contexts)
 
 
 def _fit(sae: Any, x: Tensor) -> dict[str, float]:
