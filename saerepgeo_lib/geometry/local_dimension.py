@@ -119,10 +119,11 @@ def volume_growth(
 
 
 def equal_pieces(points: Points, groups: Groups, rng: np.random.Generator) -> Points:
-    """Gaussian pieces with the groups' means, sizes and radii, turned at random, of one spectrum.
+    """Gaussian pieces with the groups' means, sizes and radii, and one spectrum.
 
     The spectrum is the mean of the groups' own: the shares of variance along their principal axes,
-    in falling order, weighted by the number of points.
+    in falling order, weighted by the number of points. Each piece has axes of its own, drawn from
+    one random frame of the space.
     """
     x = check_points(points)
     result = np.empty_like(x)
@@ -133,19 +134,24 @@ def equal_pieces(points: Points, groups: Groups, rng: np.random.Generator) -> Po
         if values.sum():
             spectrum[: len(values)] += len(row) * values / values.sum()
     spectrum /= max(spectrum.sum(), np.finfo(float).tiny)
+    frame = np.linalg.qr(rng.normal(size=(x.shape[1], x.shape[1])))[0]
     for values, row in zip(variances, rows, strict=True):
-        axes = np.linalg.qr(rng.normal(size=(x.shape[1], len(spectrum))))[0]
-        steps = rng.normal(size=(len(row), len(spectrum))) * np.sqrt(spectrum * values.sum())
-        result[row] = x[row].mean(axis=0) + steps @ axes.T
+        result[row] = x[row].mean(axis=0)
+        if values.sum():
+            axes = frame[rng.permutation(len(frame))[: len(spectrum)]]
+            steps = rng.normal(size=(len(row), len(spectrum))) * np.sqrt(spectrum * values.sum())
+            result[row] += steps @ axes
     return result
 
 
 def _variances(x: Points) -> Float[np.ndarray, " r"]:
     """Variances along the principal axes, falling, as many as the points can have."""
+    if len(x) == 1:
+        return np.zeros(1)
     centred = x - x.mean(axis=0)
     few = len(x) <= x.shape[1]
     values: np.ndarray = np.linalg.eigvalsh(centred @ centred.T if few else centred.T @ centred)
-    return values[::-1].clip(min=0)[: min(max(1, len(x) - 1), x.shape[1])] / max(1, len(x) - 1)
+    return values[::-1].clip(min=0)[: min(len(x) - 1, x.shape[1])] / (len(x) - 1)
 
 
 def _checked(points: Points, groups: Groups | None) -> tuple[np.ndarray, np.ndarray]:
