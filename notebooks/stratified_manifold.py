@@ -307,6 +307,8 @@ Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped
 # dimensions the clean code uses ([ablation](rank_rule_ablation.ipynb)). So "holds" here could only have meant: varies more than every null. It could
 # not have meant: is stratified. Nor is "does not hold" evidence *against* strata: in the book's ablation the criterion of this page does not say
 # "holds" of planted strata either. It is a verdict on the inference from variation to strata.
+#
+# A test that does see planted strata of different dimension, and what it says of text, is on the page [Local dimension](local_dimension.ipynb).
 # ```
 #
 # ## Summary

@@ -1,15 +1,12 @@
 """The spread of local dimension and the growth of volume: exact laws, invariances, refusals."""
 
-import tomllib
-
 import numpy as np
 import pytest
 from refusals import refused
+from scipy import stats
 
-from saerepgeo_lib.files import data_dir
 from saerepgeo_lib.geometry import local_dimension
 from saerepgeo_lib.geometry.local_dimension import (
-    SMALLEST,
     dimension_spread,
     equal_pieces,
     volume_growth,
@@ -54,8 +51,7 @@ def test_neighbourhoods_share_no_point_and_each_estimate_is_unbiased(monkeypatch
 
     monkeypatch.setattr(local_dimension, "_neighbours", noted)
     x = np.random.default_rng(1).random((3000, 2))
-    dimensions = local_dimension._dimensions(x, None, 20, np.random.default_rng(0))
-    monkeypatch.undo()
+    dimensions = local_dimension._dimensions(x, 20, 4000, np.random.default_rng(0))
     assert 60 < len(dimensions) < 3000 / 21
     assert dimensions.mean() == pytest.approx(2, rel=0.1)
     (balls,) = taken
@@ -71,7 +67,7 @@ def test_one_dimension_has_no_excess_and_its_interval_holds_0_as_often_as_it_say
     for seed in range(40):
         excess = dimension_spread(gaussian(1000, 3, seed), random_state=seed).excess
         inside.append(excess.low <= 0 <= excess.high)
-    assert sum(inside) >= 34
+    assert sum(inside) >= 35  # of 40; 38 are expected, and fewer than 35 come 1 time in 90
 
 
 def test_mixed_dimensions_are_found_with_their_size():
@@ -80,7 +76,7 @@ def test_mixed_dimensions_are_found_with_their_size():
     x = np.zeros((3200, 8))
     x[:1600, :1], x[1600:, 4:] = parts[0], parts[1] + 20
     found = dimension_spread(x, np.repeat([0, 1], 1600))
-    assert found.verdict == "stratified" and found.excess.p < 0.01
+    assert found.verdict == "several dimensions"
     assert found.excess.low < np.log(4) / 2 < found.excess.high
 
 
@@ -91,22 +87,23 @@ def test_distances_alone_count():
     assert other.dimension == pytest.approx(one.dimension, rel=1e-6)
     for a, b in zip(volume_growth(x), volume_growth(3 * x @ turn + 7), strict=True):
         assert a == pytest.approx(b, abs=1e-6)
-    assert dimension_spread(x).excess == one.excess != dimension_spread(x, random_state=1).excess
+    assert dimension_spread(x).excess.value == one.excess.value
+    assert dimension_spread(x, random_state=1).excess.value != one.excess.value
 
 
-def test_pieces_of_one_dimension_are_no_strata_though_gaps_reject_a_manifold():
-    x, labels = words(*[4] * 12)
-    assert dimension_spread(x, labels, within=True).excess.low < 0.1
-    x, labels = words(*[4] * 24, n_each=30)
-    manifold, bundle = volume_growth(x)
-    assert (manifold <= 0.05).mean() > 0.5 and (bundle <= 0.05).mean() > 0.5
-
-
-def test_words_of_several_dimensions_are_found_within_them():
-    x, labels = words(*[1, 3, 9] * 6)
-    found = dimension_spread(x, labels, within=True)
-    assert found.verdict == "stratified"
-    assert found.excess.low < np.log([1, 3, 9]).std() * 1.1
+@pytest.mark.parametrize("d", [4, 60])
+def test_equal_words_of_the_sizes_of_text_are_not_one_piece_but_no_more_than_equal_pieces(d):
+    rng = np.random.default_rng(0)
+    sizes = np.maximum(1, 400 // np.arange(1, 300))
+    labels = np.repeat(range(len(sizes)), sizes)
+    x = 3 * rng.normal(size=(len(sizes), 100))[labels]
+    x[:, :d] += rng.normal(size=(len(labels), d))
+    found = dimension_spread(x, labels)
+    assert found.excess.low < 0 and found.verdict != "several dimensions"
+    assert np.median(found.null) == pytest.approx(np.median(found.dimension), rel=0.2)
+    assert dimension_spread(x).verdict == "several dimensions"
+    manifold, _ = volume_growth(x)
+    assert (manifold <= 0.05).mean() > 0.2
 
 
 def test_equal_pieces_keep_means_sizes_radii_and_share_one_spectrum():
@@ -131,23 +128,28 @@ def test_an_even_flat_rejects_no_hypothesis_more_often_than_the_level(d):
         assert 0.01 <= (p <= 0.05).mean() <= 0.08
 
 
-def test_a_line_that_enters_a_plane_is_no_fibre_bundle_at_its_end():
-    rng = np.random.default_rng(0)
-    line = np.column_stack([np.linspace(0, 0.05, 12), *np.zeros((2, 12))])
-    sheet = np.column_stack([rng.random((4000, 2)) - 0.5, np.zeros(4000)])[:, [2, 0, 1]]
-    x = np.concatenate([line, sheet])
-    order = np.random.default_rng(0).permutation(len(x))  # of the queries
-    _, bundle = volume_growth(x)
-    assert bundle[np.isin(order[: len(bundle)], range(12))].min() < 0.05
+@pytest.mark.parametrize(("inner", "outer"), [(1, 6), (6, 1), (2, 2)])
+def test_growth_that_changes_after_16_neighbours_has_the_p_of_the_f_law(inner, outer):
+    """From the point 0, the spacings before the cut are 1 / inner, those after it 1 / outer."""
+    steps = np.r_[np.full(16, 1 / inner), np.full(23, 1 / outer)] / np.arange(1, 40)
+    x = np.r_[0.0, np.exp(np.r_[0.0, np.cumsum(steps)])][:, None]
+    place = int(np.flatnonzero(np.random.default_rng(0).permutation(41) == 0)[0])
+    manifold, bundle = (p[place] for p in volume_growth(x))
+    rise = stats.f.sf(outer / inner, 32, 46)
+    if inner < outer:
+        assert bundle == pytest.approx(4 * rise) and manifold == pytest.approx(8 * rise)
+        assert bundle < 0.01
+    else:
+        assert bundle > 0.5 and (manifold < 0.01) == (inner > outer)
 
 
 def test_copies_count_once_and_too_few_neighbourhoods_are_said():
     x = gaussian(500, 3)
-    assert dimension_spread(np.concatenate([x, x])).excess == dimension_spread(x).excess
+    both = dimension_spread(np.concatenate([x, x])), dimension_spread(x)
+    assert np.array_equal(*(found.dimension for found in both))
     few = dimension_spread(x[:100])
     assert isinstance(few, NotEstimable) and "take more points, or fewer neighbours" in str(few)
-    lonely = dimension_spread(x, np.arange(500), within=True)
-    assert isinstance(lonely, NotEstimable) and lonely.reason.startswith("0 neighbourhoods")
+    assert "0 neighbourhoods" in str(dimension_spread(x[:15]))
 
 
 def test_bad_input_is_refused(unchecked):
@@ -156,11 +158,6 @@ def test_bad_input_is_refused(unchecked):
     refused("at least 3, got 2", dimension_spread, x, n_neighbours=2)
     refused("NaN or infinite", dimension_spread, np.where(x > 2, np.nan, x))
     refused("more than 40 distinct points, got 30", volume_growth, x[:30])
-
-
-def test_the_smallest_effect_is_that_of_the_rules():
-    rules = tomllib.loads((data_dir() / "verdict_rules.toml").read_text())
-    assert rules["case1-dimension-differs"]["smallest_effect"] == SMALLEST
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -176,7 +173,7 @@ def test_families_are_of_their_size_seeded_and_lie_in_40_dimensions(family):
 def test_a_family_has_the_dimension_that_it_names():
     for family, d in [("line", 1), ("torus", 2), ("Gaussian 4", 4), ("paraboloid 3", 3)]:
         cloud = planted(family, 3000, random_state=0)
-        found = local_dimension._dimensions(cloud.points, None, 20, np.random.default_rng(0))
+        found = local_dimension._dimensions(cloud.points, 20, 4000, np.random.default_rng(0))
         assert np.median(found) == pytest.approx(d, rel=0.2)
     refused("spehre", planted, "spehre", 100, random_state=0)
     assert not set(OURS) & set(OTHERS) and set(SINGULAR) <= set(OURS)

@@ -56,6 +56,10 @@ EXPLAINED = {
         "put the threshold at 1.5": "a setting, in the page's code",
         "in 400 tokens of 32 dimensions": "a setting, in the page's code",
     },
+    "local_dimension": {
+        "From 0.2 on": "geometry/local_dimension",
+        "within its 40 nearest": "geometry/local_dimension",
+    },
     "rank_rule_ablation": {
         "null of 19 draws": "synthetic/data",
         "0.5 is guessing": "what an AUC means",

@@ -142,6 +142,7 @@ def test_output_cut_off_by_its_reader_is_no_fault(tmp_path):
                                       "n_umap_concepts": 2, "max_prompts": 9}),
         ("calibration", {"replicates": 2, "null_draws": 30}),
         ("rank_rule_ablation", {"draws": 2, "n_points": 40, "score": "effective range"}),
+        ("local_dimension", {"preset": "minilm", "n_texts": 50, "n_neighbours": 5}),
         ("sparse_against_dense", {"concept": "days", "n_seeds": 1, "rank_rule": "effective"}),
         ("separability_training", {"live_samples": 10_000, "live_strength": 5.0}),
     ],

@@ -165,6 +165,7 @@ _LIMITS_OF_PAGES: dict[str, dict[str, Limit]] = {
     "beyond_language": {"n_per_class": 3},
     "cone_of_sspd_matrices": {"n": 3, "n_draws": 20},
     "differences": {"concept": {"one name": lambda value: len(names_in(value)) == 1}},
+    "local_dimension": {"n_texts": 50, "n_neighbours": 3},
     "noise_and_rank": {"planted_rank": (1, 2, 3, 4, 5, 6), "width": 32, "n_draws": 50},
     "rank_rule_ablation": {
         "draws": 2, "n_points": 40,

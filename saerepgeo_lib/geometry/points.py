@@ -43,8 +43,9 @@ def distinct(
     Copies are nearer than `near` times the typical distance between neighbours (the median edge
     of the minimum spanning tree of at most 500 points, those within a ten-thousandth of the radius
     left out, so that it is not one of copies), or than four units in the last place: of single
-    precision, if that holds the values exactly. On a line, where neighbours come closest by chance,
-    this joins one pair of distinct points in about a thousand.
+    precision, if that holds the values exactly. With the
+    default, on a line, where neighbours come closest by chance, this joins one pair of distinct
+    points in about a thousand.
     """
     kept, which = twins(points)
     x = points[kept]

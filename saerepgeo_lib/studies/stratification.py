@@ -25,7 +25,7 @@ from saerepgeo_lib.synthetic.families import AMBIENT, OTHERS, OURS, SINGULAR, pl
 
 Space = Literal["raw", "TopK SAE", "L1-ReLU SAE"]
 N, SIZES, NOISES = 3200, (800, 1600), (0.02, 0.1)  # points; noise in rms radii
-DRAWS, TRAININGS = 4, 2
+DRAWS, TRAININGS = 3, 1
 _TRAIN = 20_000  # points that an autoencoder learns from, ten times over
 _RECIPES: dict[str, tuple[Kind, float]] = {"TopK SAE": ("topk", 8), "L1-ReLU SAE": ("standard", 1)}
 
@@ -56,7 +56,7 @@ def measure(point: Point, *, device: str = "cpu") -> dict[str, Any]:
     cloud, noise = _drawn(point, point.n + n_train)
     x, pieces = cloud.points + noise, cloud.piece
     result: dict[str, Any] = {
-        "family": "ours" if point.family in OURS else "others'",
+        "family": "ours" if point.family in OURS else "external",
         "stratified": len(set(cloud.dimension.tolist())) > 1,
         "singular": point.family in SINGULAR,
     }
@@ -66,10 +66,8 @@ def measure(point: Point, *, device: str = "cpu") -> dict[str, Any]:
         test = torch.from_numpy(x[: point.n]).float().to(device)
         result["FVU"] = float(f"{fvu(sae, test):.4g}")
         x = as_points(sae, test)
-    clusters = point.family.startswith("clusters")
-    spread = dimension_spread(
-        x, pieces if clusters else None, within=clusters, random_state=point.draw
-    )
+    groups = pieces if point.family.startswith("clusters") else None
+    spread = dimension_spread(x, groups, random_state=point.draw)
     if isinstance(spread, NotEstimable):
         return result | {"verdict": "not estimable", "excess": None}
     e = spread.excess

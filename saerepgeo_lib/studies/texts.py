@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from saerepgeo_lib import files
 from saerepgeo_lib.activations.bridges import unhooked
 from saerepgeo_lib.activations.models import seeded
+from saerepgeo_lib.activations.prompts import Concept, Prompt
 from saerepgeo_lib.activations.tokens import encode_texts
 from saerepgeo_lib.errors import UserError
 from saerepgeo_lib.files import data_dir
@@ -74,6 +75,16 @@ def sampled_passages(
             raise UserError(f"{path} holds texts of other openings; remove it, and it is made anew")
         texts += [" ".join(text.split()) for text in written]
     return [Passage(text, "samples") for text in dict.fromkeys(texts)]
+
+
+def running_text(n: int = N_SAMPLES) -> Concept:
+    """The first `n` of the texts that come with the book (`data/samples`), each a prompt.
+
+    They are SmolLM2's own; whitespace is made plain, and copies count once.
+    """
+    files_of_texts = sorted((data_dir() / "samples").glob("*.json"))
+    texts = [" ".join(t.split()) for path in files_of_texts for t in files.read_json(path)]
+    return Concept("running text", tuple(map(Prompt, dict.fromkeys(texts)))[:n])
 
 
 @torch.no_grad()
