@@ -275,7 +275,7 @@ with_intervals(tables["changed"].query("dose > 1"), {"change": ""})[
 # ## What carries over
 #
 # Every finding above beside the same case in the shipped table of runs on language ([Many runs](compare_runs.ipynb)): nine concepts on
-# the embedded MiniLM, the same functions, the same kinds of autoencoder. A finding is decided in vision if its whole interval lies on one side of 0 (of a varying rank: of Case 1's bound),
+# the embedded MiniLM, whose tokens see the whole text as patches see the whole image; the same functions, the same kinds of autoencoder. A finding is decided in vision if its whole interval lies on one side of 0 (of a varying rank: of Case 1's bound),
 # and in language if that is so for more than half of the concepts. *Same* and *opposite* compare the sides; where either is undecided, so is the comparison.
 
 # %%

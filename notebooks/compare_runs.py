@@ -10,8 +10,8 @@
 # - each claim's verdicts, counted over all runs of a table;
 # - one claim close up: its statistic with intervals, case by case.
 #
-# **Preset**: whatever the table holds. The book shows the table that it ships: the embedded MiniLM (not SmolLM2, on which the pages of
-# the cases run), the three cases, each of the nine concepts in a run of its own. Nothing is computed again.
+# **Preset**: whatever the table holds. The book shows the table that it ships: both embedded models, the three cases, each of the nine
+# concepts in a run of its own. Nothing is computed again.
 #
 # **Whose is what?** The claims' tags say it; comparing over runs is `[ours]`.
 
@@ -103,7 +103,7 @@ reported_claims().query("claim in @counts['claim'].values").style.hide(axis="ind
 #
 # Its statistic in every case, with the run's own 95 % interval; on which side of the line the claim lies, its page says.
 
-# %% mystnb={"image": {"alt": "Of the shipped table: the elasticity of the reconstruction error along the gradient of separability, with intervals, by concept and SAE. For the L1-ReLU SAE it lies below zero, for the TopK SAE near zero.", "classes": "dark-light"}, "figure": {"caption": "The claim's statistic by concept, with 95 % intervals of the runs.", "name": "one-claim"}}
+# %% mystnb={"image": {"alt": "Of the shipped table: the elasticity of the reconstruction error along the gradient of separability, with intervals, by concept and SAE. For the L1-ReLU SAE it lies below zero for most concepts, for the TopK SAE near zero; in MiniLM it reaches further down than in SmolLM2.", "classes": "dark-light"}, "figure": {"caption": "The claim's statistic by concept, with 95 % intervals of the runs.", "name": "one-claim"}}
 close = findings(claims, claim)
 record.tables["close_up"] = close[[by, "concept", "case", "value", "low", "high", "verdict"]]
 plot_findings(close, by)
