@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
+from saerepgeo_lib.activations.residual_stream import twins
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.geometry.points import Points, check_points, distinct
+from saerepgeo_lib.geometry.points import Points, check_points
 from saerepgeo_lib.stats.estimates import Estimate, NotEstimable
 
 SMALLEST = 0.2  # excess of interest: local dimensions that differ by a fifth, up and down
@@ -57,8 +58,8 @@ def dimension_spread(
 
     The null has the points' `groups` (default: all are one) as Gaussian pieces of one shape
     (`equal_pieces`), drawn `null_draws` times. Neighbourhoods of `n_neighbours` points are sought
-    around `centres` points, drawn at random. Copies count once. Not estimable with fewer than 10
-    disjoint neighbourhoods. Raises UserError for groups of another length.
+    around `centres` points, drawn at random. Exact copies count once. Not estimable with fewer than
+    10 disjoint neighbourhoods. Raises UserError for groups of another length.
     """
     x, labels = _checked(points, groups)
     if n_neighbours < 3:
@@ -152,15 +153,12 @@ def _variances(x: Points) -> Float[np.ndarray, " r"]:
 
 
 def _checked(points: Points, groups: Groups | None) -> tuple[np.ndarray, np.ndarray]:
-    """The points and their groups without copies: without points that rounding alone tells apart.
-
-    On a thin stratum beside thick ones, distinct points lie far closer than is typical.
-    """
+    """The distinct points and their groups."""
     x = check_points(points, least=2)
     labels = np.zeros(len(x), dtype=int) if groups is None else np.asarray(groups)
     if labels.shape != (len(x),):
         raise UserError(f"expected a group for each of the {len(x)} points, got {labels.shape}")
-    kept = distinct(x, near=0)[0]
+    kept = twins(x)[0]
     return x[kept], labels[kept]
 
 

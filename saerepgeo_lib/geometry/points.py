@@ -35,17 +35,14 @@ def check_points(points: Points, *, least: int = 1) -> Points:
     return x
 
 
-def distinct(
-    points: Points, *, near: float = _COPY
-) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " n"]]:
+def distinct(points: Points) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " n"]]:
     """As `twins`, for points that are copies up to rounding too.
 
-    Copies are nearer than `near` times the typical distance between neighbours (the median edge
+    Copies are nearer than a thousandth of the typical distance between neighbours (the median edge
     of the minimum spanning tree of at most 500 points, those within a ten-thousandth of the radius
     left out, so that it is not one of copies), or than four units in the last place: of single
-    precision, if that holds the values exactly. With the
-    default, on a line, where neighbours come closest by chance, this joins one pair of distinct
-    points in about a thousand.
+    precision, if that holds the values exactly. On a line, where neighbours come closest by chance,
+    this joins one pair of distinct points in about a thousand.
     """
     kept, which = twins(points)
     x = points[kept]
@@ -57,7 +54,7 @@ def distinct(
     with np.errstate(over="ignore"):
         single = (x.astype(np.float32) == x).all()
     rounding = 4 * np.finfo(np.float32 if single else float).eps * np.linalg.norm(x, axis=1).max()
-    tolerance = max(near * np.median(apart) if len(apart) else 0.0, rounding)
+    tolerance = max(_COPY * np.median(apart) if len(apart) else 0.0, rounding)
     i, j = KDTree(x).query_pairs(tolerance, output_type="ndarray").T
     if not len(i):
         return kept, which
