@@ -155,16 +155,13 @@ shown[["space", "origin", "truth", *verdicts, "AUC", "low", "high"]].style.forma
 # - *Pieces of one dimension that meet* (a cone, a pinched torus, squares that cross) change the local dimension at a few points only.
 
 # %% tags=["hide-input"]
-harder = judged[
-    (judged["space"] == "raw") & (judged["noise"] > 0) & (judged["truth"] != "singular")
-]
-share = harder["verdict"].eq("several dimensions").groupby(
-    [harder["noise"], harder["truth"], harder["origin"]]
-).mean()  # fmt: skip
-share.unstack("noise").reset_index().style.format(
-    "{:.2f}", subset=list(share.unstack("noise"))
-).hide(axis="index").set_caption(
-    "Share of draws that are said to have several dimensions, by noise (in radii of the data)"
+harder = judged[judged["space"].eq("raw") & judged["noise"].gt(0) & judged["truth"].ne("singular")]
+harder = harder.assign(called=harder["verdict"].eq("several dimensions"),
+                       column=harder["noise"].map("noise {:g}".format))  # fmt: skip
+harder.pivot_table("called", ["truth", "origin"], "column").rename_axis(
+    columns=None
+).reset_index().style.format(precision=2).hide(axis="index").set_caption(
+    "Share of draws that are said to have several dimensions, by noise in radii of the data"
 )
 
 # %% [markdown]
