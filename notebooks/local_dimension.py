@@ -28,11 +28,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from saerepgeo_lib import studies
 from saerepgeo_lib.companion import Record, page_model, page_trust
-from saerepgeo_lib.geometry import dimension_spread
+from saerepgeo_lib.geometry.local_dimension import dimension_spread
 from saerepgeo_lib.plots import house_style
-from saerepgeo_lib.synthetic import planted
+from saerepgeo_lib.studies import local_dimension, read_study
+from saerepgeo_lib.studies.texts import running_text
+from saerepgeo_lib.synthetic.families import planted
 
 # %matplotlib inline
 house_style()
@@ -51,15 +52,15 @@ device: str = "auto"  # auto, cpu, cuda or mps
 # %% tags=["hide-input"]
 record = Record.start("local_dimension", globals())
 with record.stage("read the study"):
-    study = studies.read_study(Path(results) if results else "stratification")
-    judged = studies.planted_table(study["points"])
-    record.tables["rates"] = rates = studies.planted_rates(judged)
+    study = read_study(Path(results) if results else "stratification")
+    judged = local_dimension.planted_table(study["points"])
+    record.tables["rates"] = rates = local_dimension.planted_rates(judged)
 model = page_model(record)
 with record.stage("residuals"):
-    acts = model.activations(studies.running_text(n_texts))
+    acts = model.activations(running_text(n_texts))
 trust = page_trust(record, [acts])
 with record.stage("local dimension"):
-    found = studies.text_dimension(acts, n_neighbours=n_neighbours, seed=seed)
+    found = local_dimension.text_dimension(acts, n_neighbours=n_neighbours, seed=seed)
 record.tables["text"] = found
 
 # %% [markdown]
@@ -136,7 +137,7 @@ record.tables["examples"].style.format(precision=2).hide(axis="index").set_capti
 # estimators of dimension {cite}`hein2005,campadelli2015`, alone and joined.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: the excess spread of every draw by family, as it is. Smooth families and those whose pieces meet but have one dimension lie around zero; families of several dimensions lie to the right.", "classes": "dark-light"}, "figure": {"caption": "Excess spread of planted families, a dot a draw. Open: made by others. Blue: pieces of one dimension that meet, which this test cannot see.", "name": "planted-spread"}}
-studies.plot_planted_excess(raw).get_figure()
+local_dimension.plot_planted_excess(raw).get_figure()
 
 # %% tags=["hide-input"]
 verdicts = ["several dimensions", "one dimension", "undecided"]
@@ -173,7 +174,7 @@ harder.pivot_table("called", ["truth", "origin"], "column").rename_axis(
 # differ, so the second null has **a piece for each token type**.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The excess spread of log dimension with 95 % intervals, against one smooth piece and against equal pieces in the places of the token types, for the residual stream, the sparse autoencoders and a random encoder.", "classes": "dark-light"}, "figure": {"caption": "How much more local dimension varies over running text than over the null.", "name": "text-spread"}}
-studies.plot_text_dimension(found)
+local_dimension.plot_text_dimension(found)
 
 # %% tags=["hide-input"]
 found[

@@ -9,15 +9,12 @@ from .arrangements import (
 )
 from .clusters import cluster_pca, h0_components
 from .dimension import mle, two_nn
-from .local_dimension import dimension_spread, equal_pieces, volume_growth
 
 __all__ = [
     "aedp",
     "centroids",
     "cluster_pca",
-    "dimension_spread",
     "entity_circle",
-    "equal_pieces",
     "gromov_wasserstein",
     "h0_components",
     "mean_geodesic_distance",
@@ -25,5 +22,4 @@ __all__ = [
     "mst_weight",
     "procrustes_test",
     "two_nn",
-    "volume_growth",
 ]

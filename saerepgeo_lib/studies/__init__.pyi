@@ -20,13 +20,6 @@ from .case2_verdict import (
 )
 from .compare_geometry import forecast_comparison
 from .forecast import forecast_text
-from .local_dimension import (
-    planted_rates,
-    planted_table,
-    plot_planted_excess,
-    plot_text_dimension,
-    text_dimension,
-)
 from .paper_claims import (
     reported_against_found,
     reported_claims,
@@ -48,7 +41,6 @@ from .tables import (
     joined,
     wide_table,
 )
-from .texts import running_text
 from .trust import (
     trust_in,
     with_massive,
@@ -72,19 +64,13 @@ __all__ = [
     "joined",
     "judge_rank_rule",
     "nothing_learned",
-    "planted_rates",
-    "planted_table",
-    "plot_planted_excess",
-    "plot_text_dimension",
     "procrustes_table",
     "rank_claims",
     "rank_verdict_text",
     "read_study",
     "reported_against_found",
     "reported_claims",
-    "running_text",
     "skewness",
-    "text_dimension",
     "trust_in",
     "wide_table",
     "with_massive",

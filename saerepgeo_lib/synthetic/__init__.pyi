@@ -7,7 +7,6 @@ from .calibration import (
     smallest_trusted,
     trusted,
 )
-from .families import planted
 from .theory import (
     cone_coordinates,
     cone_path,
@@ -34,7 +33,6 @@ __all__ = [
     "noise_behind",
     "null_walks",
     "placement",
-    "planted",
     "planted_sets",
     "random_encoders",
     "rank_changes",
