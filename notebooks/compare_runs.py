@@ -82,6 +82,7 @@ with record.stage("read"):
     claims = compared_by(read_claims(table or shipped_claims()), by)
 claims.groupby(["notebook", by], sort=False).agg(
     runs=("run", "nunique"), concepts=("concept", "nunique"), findings=("id", "size"),
+    made=("written", lambda days: days.max().date()),
     minutes=("seconds", lambda s: s.groupby(claims["run"]).first().sum() / 60),
 ).reset_index().style.format(precision=1).hide(axis="index")  # fmt: skip
 

@@ -31,7 +31,10 @@ from IPython.display import Markdown
 from saerepgeo_lib.companion import Record, page_model, page_trust
 from saerepgeo_lib.geometry.local_dimension import dimension_spread
 from saerepgeo_lib.plots import house_style
-from saerepgeo_lib.studies import local_dimension, read_study
+from saerepgeo_lib.plots.calibration import plot_planted_excess, plot_text_dimension
+from saerepgeo_lib.studies import read_study
+from saerepgeo_lib.studies.local_dimension import dimension_answer, text_dimension
+from saerepgeo_lib.studies.stratification import planted_rates, planted_table
 from saerepgeo_lib.studies.texts import running_text
 from saerepgeo_lib.synthetic.families import planted
 
@@ -53,14 +56,14 @@ device: str = "auto"  # auto, cpu, cuda or mps
 record = Record.start("local_dimension", globals())
 with record.stage("read the study"):
     study = read_study(Path(results) if results else "stratification")
-    judged = local_dimension.planted_table(study["points"])
-    record.tables["rates"] = rates = local_dimension.planted_rates(judged)
+    judged = planted_table(study["points"])
+    record.tables["rates"] = rates = planted_rates(judged)
 model = page_model(record)
 with record.stage("residuals"):
     acts = model.activations(running_text(n_texts))
 trust = page_trust(record, [acts])
 with record.stage("local dimension"):
-    found = local_dimension.text_dimension(acts, n_neighbours=n_neighbours, seed=seed)
+    found = text_dimension(acts, n_neighbours=n_neighbours, seed=seed)
 record.tables["text"] = found
 
 # %% [markdown]
@@ -69,32 +72,7 @@ record.tables["text"] = found
 # %% tags=["hide-input"]
 largest = judged[(judged["n"] == judged["n"].max()) & (judged["noise"] == 0)]
 raw = largest[largest["space"] == "raw"]
-
-
-def called(truth):
-    """How many draws of such families are found to have several dimensions."""
-    verdicts = raw.loc[raw["truth"] == truth, "verdict"] == "several dimensions"
-    return f"{verdicts.sum()} of {len(verdicts)}"
-
-
-one, pieces = (found[(found["representation"] == "residual") & (found["null"] == null)].iloc[0]
-               for null in found["null"].unique())  # fmt: skip
-cluster_words = (
-    "cannot be compared with equal clusters here." if pieces["verdict"] == "not estimable" else
-    "varies more than equal clusters in the places of the token types would make it: the pieces themselves differ."
-    if pieces["verdict"] == "several dimensions" else
-    "does not vary more, as far as can be seen, than equal clusters in the places of the token types would make it. "
-    "**So it is undecided whether the pieces have different dimensions.**"
-)  # fmt: skip
-Markdown(
-    f"**Planted strata are seen**: {called('several dimensions')} draws of families that have several dimensions, and "
-    f"{called('smooth')} draws of smooth ones, are said to have several.\n\n"
-    "**Running text, in the residual stream**: "
-    + ("too few tokens for the test." if one["verdict"] == "not estimable" else
-       f"compared with one smooth piece, local dimension varies by {one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}] "
-       f"({one['verdict']}; {one['n']:.0f} neighbourhoods). But tokens lie in clusters, and local dimension " + cluster_words)
-    + f"\n\n{trust.doubted}"
-)  # fmt: skip
+Markdown(f"{dimension_answer(raw, found)}\n\n{trust.doubted}")
 
 # %% [markdown]
 # ## The idea: count neighbours
@@ -137,7 +115,7 @@ record.tables["examples"].style.format(precision=2).hide(axis="index").set_capti
 # estimators of dimension {cite}`hein2005,campadelli2015`, alone and joined.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: the excess spread of every draw by family, as it is. Smooth families and those whose pieces meet but have one dimension lie around zero; families of several dimensions lie to the right.", "classes": "dark-light"}, "figure": {"caption": "Excess spread of planted families, a dot a draw. Open: made by others. Blue: pieces of one dimension that meet, which this test cannot see.", "name": "planted-spread"}}
-local_dimension.plot_planted_excess(raw).get_figure()
+plot_planted_excess(raw).get_figure()
 
 # %% tags=["hide-input"]
 verdicts = ["several dimensions", "one dimension", "undecided"]
@@ -174,7 +152,7 @@ harder.pivot_table("called", ["truth", "origin"], "column").rename_axis(
 # differ, so the second null has **a piece for each token type**.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The excess spread of log dimension with 95 % intervals, against one smooth piece and against equal pieces in the places of the token types, for the residual stream, the sparse autoencoders and a random encoder.", "classes": "dark-light"}, "figure": {"caption": "How much more local dimension varies over running text than over the null.", "name": "text-spread"}}
-local_dimension.plot_text_dimension(found)
+plot_text_dimension(found)
 
 # %% tags=["hide-input"]
 found[
@@ -217,7 +195,7 @@ growth.style.format("{:.1%}", subset=list(growth.columns[2:]), na_rep="–").hid
 # Where equal clusters reject a manifold as often as text does, the rejections are no sign of strata of different dimension. They are
 # a sign of clusters.
 #
-# **Limits.** One text, one layer of one model, one training of each autoencoder. Neighbourhoods may share a token type, so their intervals are
+# **Limits.** One text, one layer of one model, one training of each autoencoder; to be quick, fewer centres and null draws than in the study. Neighbourhoods may share a token type, so their intervals are
 # somewhat too narrow. Text has uneven density, which the nulls do not have. Of the planted families only "clusters" resemble text, and among them
 # this test has no power. So nothing here is a verdict on the paper's claim; Case 1's stands.
 #

@@ -83,7 +83,7 @@ with record.stage("spaces"):
 first, sae, shown = next(iter(compared)), model.sparse[0], ["residual", *model.saes]
 overview = {
     name: {"content tokens": len(case.acts), "entity tokens": int(case.acts.in_entity.sum()),
-           "frames": len(set(case.acts.frame))}
+           "contexts": len(set(case.acts.context))}
     | {f"dims, {k}": space.reduced.shape[1] for k, space in case.spaces.items()}
     for name, case in compared.items()
 }  # fmt: skip
@@ -175,8 +175,8 @@ ring.style.format({"order": "{:.2f}", "p": "{:.3f}"}).hide(axis="index")
 # ## The table
 #
 # Every measure in every space, by the pipeline without UMAP. Lengths are divided by the radius of their space (the
-# root-mean-square distance from the mean, in the table too: a raw length is the product). Intervals leave out one sentence frame
-# at a time (the jackknife): they cover the choice of frames, not of entities. Where the replicates do not vary, or are refused,
+# root-mean-square distance from the mean, in the table too: a raw length is the product). Intervals leave out one context
+# at a time (the jackknife), which is a sentence frame, or several that a causal model cannot tell apart: they cover the choice of frames, not of entities. Where the replicates do not vary, or are refused,
 # there is none, and the record says why.
 
 # %%

@@ -11,8 +11,16 @@ from saerepgeo_lib.geometry.local_dimension import (
     equal_pieces,
     volume_growth,
 )
+from saerepgeo_lib.geometry.points import rms_radius
 from saerepgeo_lib.stats.estimates import NotEstimable
-from saerepgeo_lib.synthetic.families import FAMILIES, OTHERS, OURS, SINGULAR, planted
+from saerepgeo_lib.synthetic.families import (
+    EXTERNAL,
+    FAMILIES,
+    OURS,
+    SINGULAR,
+    planted,
+    truth_of,
+)
 
 
 def gaussian(n, d, seed=0):
@@ -34,27 +42,25 @@ def words(*dimensions, n_each=80, seed=0):
 def test_spacings_of_an_even_flat_are_exponential_with_mean_one_over_its_dimension(d):
     x = np.random.default_rng(0).random((4000, d))
     middle = np.flatnonzero((abs(x - 0.5) < 0.3).all(axis=1))
-    spacings = local_dimension._spacings(local_dimension._neighbours(x, 9, middle)[0])
+    spacings = local_dimension._spacings(local_dimension._neighbourhoods(x, 9, middle)[0])
     assert spacings.mean(axis=0) == pytest.approx(np.full(8, 1 / d), rel=0.12)
     assert spacings.std(axis=0) == pytest.approx(np.full(8, 1 / d), rel=0.2)
     assert abs(np.corrcoef(spacings.T)[np.triu_indices(8, 1)]).max() < 0.12
 
 
 def test_neighbourhoods_share_no_point_and_each_estimate_is_unbiased(monkeypatch):
-    taken = []
-    found = local_dimension._neighbours
+    taken, found = [], local_dimension._neighbourhoods
 
-    def noted(x, k, queries):
-        distances, nearest = found(x, k, queries)
-        taken.append(np.column_stack([queries, nearest]))
-        return distances, nearest
+    def noted(*given):
+        taken.append(found(*given))
+        return taken[0]
 
-    monkeypatch.setattr(local_dimension, "_neighbours", noted)
+    monkeypatch.setattr(local_dimension, "_neighbourhoods", noted)
     x = np.random.default_rng(1).random((3000, 2))
     dimensions = local_dimension._dimensions(x, 20, 4000, np.random.default_rng(0))
     assert 60 < len(dimensions) < 3000 / 21
     assert dimensions.mean() == pytest.approx(2, rel=0.1)
-    (balls,) = taken
+    ((_, balls),) = taken
     used: set[int] = set()
     for ball in balls.tolist():
         if not used & set(ball):
@@ -152,6 +158,16 @@ def test_copies_count_once_and_too_few_neighbourhoods_are_said():
     assert "0 neighbourhoods" in str(dimension_spread(x[:15]))
 
 
+def test_copies_up_to_rounding_are_no_centres_and_give_no_nan():
+    x = gaussian(1000, 3)
+    near = np.concatenate([x, x[:300] * (1 + 1e-9)])
+    found = dimension_spread(near)
+    assert np.isfinite(found.dimension).all() and np.isfinite(found.null).all()
+    assert found.verdict != "several dimensions"
+    for p in volume_growth(near):
+        assert len(p) == 700 and np.isfinite(p).all() and (p <= 0.05).mean() < 0.2
+
+
 def test_bad_input_is_refused(unchecked):
     x = gaussian(100, 3)
     refused("a group for each of the 100 points", dimension_spread, x, np.zeros(3, dtype=int))
@@ -166,8 +182,11 @@ def test_families_are_of_their_size_seeded_and_lie_in_40_dimensions(family):
     assert cloud.points.shape == (len(cloud.dimension), 40) and len(cloud.points) > 590
     assert (planted(family, 600, random_state=3).points == cloud.points).all()
     assert (planted(family, 600, random_state=4).points != cloud.points).any()
-    several = len(set(cloud.dimension.tolist())) > 1
-    assert several == (" and " in family or "," in family or family == "lollipop")
+    several = " and " in family or "," in family or family == "lollipop"
+    assert (truth_of(family, cloud) == "several dimensions") == several
+    assert (truth_of(family, cloud) == "singular") == (family in SINGULAR)
+    noisy = planted(family, 600, noise=0.5, random_state=3).points - cloud.points
+    assert rms_radius(noisy) == pytest.approx(0.5 * rms_radius(cloud.points), rel=0.1)
 
 
 def test_a_family_has_the_dimension_that_it_names():
@@ -176,4 +195,4 @@ def test_a_family_has_the_dimension_that_it_names():
         found = local_dimension._dimensions(cloud.points, 20, 4000, np.random.default_rng(0))
         assert np.median(found) == pytest.approx(d, rel=0.2)
     refused("spehre", planted, "spehre", 100, random_state=0)
-    assert not set(OURS) & set(OTHERS) and set(SINGULAR) <= set(OURS)
+    assert not set(OURS) & set(EXTERNAL) and set(SINGULAR) <= set(OURS)

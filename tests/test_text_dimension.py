@@ -1,24 +1,18 @@
-"""Local dimension of planted tokens, and the tables of the study of planted families."""
+"""Local dimension of running text: planted tokens, and the answer in words."""
 
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saerepgeo_lib.activations.token_activations import TokenActivations
-from saerepgeo_lib.studies.local_dimension import (
-    NULLS,
-    planted_rates,
-    planted_table,
-    plot_planted_excess,
-    plot_text_dimension,
-    text_dimension,
-)
-from saerepgeo_lib.studies.study import read_study, study_file
+from saerepgeo_lib.plots.calibration import plot_text_dimension
+from saerepgeo_lib.studies.local_dimension import NULLS, dimension_answer, text_dimension
 from saerepgeo_lib.studies.texts import running_text
-from saerepgeo_lib.synthetic.families import OTHERS, OURS, planted
+from saerepgeo_lib.synthetic.families import planted
 
 
 def tokens(points, types, monkeypatch):
@@ -56,38 +50,18 @@ def test_running_text_is_distinct_texts_that_come_with_the_book():
     assert running_text().prompts[:50] == text.prompts
 
 
-def entry(family, excess, verdict, *, stratified=False, singular=False):
-    point = {"family": family, "space": "raw", "n": 100, "noise": 0.0, "draw": 0}
-    result = {"family": "ours", "stratified": stratified, "singular": singular, "excess": excess,
-              "verdict": verdict, "rejected": {"manifold": 0.1, "fibre bundle": 0.0}}  # fmt: skip
-    return {"point": point, "result": result}
-
-
-def test_rates_count_draws_and_the_auc_families():
-    table = planted_table([
-        entry("line", [0.0, -0.1, 0.1], "one dimension"),
-        entry("line", [0.3, 0.25, 0.4], "several dimensions"),
-        entry("sphere", [0.1, 0.0, 0.2], "undecided"),
-        entry("sphere", None, "not estimable"),
-        entry("flats", [0.5, 0.4, 0.6], "several dimensions", stratified=True),
-        entry("lollipop", [0.4, 0.1, 0.6], "undecided", stratified=True),
-        entry("cone", [0.0, -0.1, 0.1], "one dimension", singular=True),
-    ])  # fmt: skip
-    rates = planted_rates(table).set_index("truth")
-    assert rates.loc["smooth", "several dimensions"] == 0.25 and rates.loc["smooth", "draws"] == 4
-    assert rates.loc["several dimensions", "several dimensions"] == 0.5
-    assert rates.loc["several dimensions", "AUC"] == 1 > rates.loc["several dimensions", "low"]
-    assert np.isnan(rates.loc["singular", "AUC"])
-    assert isinstance(plot_planted_excess(table), Axes)
-
-
-def test_the_shipped_study_has_every_family_and_what_the_page_says_of_it_is_so():
-    judged = planted_table(read_study(study_file("stratification"))["points"])
-    assert set(judged["family"]) == {*OURS, *OTHERS}
-    largest = judged[(judged["n"] == judged["n"].max()) & (judged["noise"] == 0)]
-    raw = largest[largest["space"] == "raw"]
-    is_called = raw.groupby("truth")["verdict"].agg(lambda v: (v == "several dimensions").mean())
-    assert is_called["smooth"] <= 0.05 and is_called["singular"] <= 0.05
-    assert is_called["several dimensions"] >= 0.8
-    noisy = judged[(judged["noise"] > 0) & (judged["family"] == "uneven plane")]
-    assert (noisy["verdict"] == "several dimensions").any()
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [(("several dimensions", "undecided"), "undecided whether the clusters"),
+     (("several dimensions", "several dimensions"), "the clusters themselves differ"),
+     (("not estimable", "not estimable"), "too few tokens")],
+)  # fmt: skip
+def test_the_answer_counts_draws_and_says_what_each_null_leaves(verdicts, words):
+    planted_rows = pd.DataFrame({
+        "truth": ["several dimensions"] * 2 + ["smooth"] * 3,
+        "verdict": ["several dimensions", "undecided"] + ["one dimension"] * 3,
+    })  # fmt: skip
+    text = pd.DataFrame({"representation": "residual", "null": NULLS, "verdict": verdicts,
+                         "value": 0.7, "low": 0.6, "high": 0.8, "n": 84})  # fmt: skip
+    answer = dimension_answer(planted_rows, text)
+    assert "1 of 2 draws" in answer and "0 of 3 of smooth" in answer and words in answer

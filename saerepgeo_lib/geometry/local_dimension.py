@@ -58,8 +58,9 @@ def dimension_spread(
 
     The null has the points' `groups` (default: all are one) as Gaussian pieces of one shape
     (`equal_pieces`), drawn `null_draws` times. Neighbourhoods of `n_neighbours` points are sought
-    around `centres` points, drawn at random. Exact copies count once. Not estimable with fewer than
-    10 disjoint neighbourhoods. Raises UserError for groups of another length.
+    around `centres` points, drawn at random. Exact copies count once, and no neighbourhood lies
+    around a copy up to rounding. Not estimable with fewer than 10 disjoint neighbourhoods. Raises
+    UserError for groups of another length.
     """
     x, labels = _checked(points, groups)
     if n_neighbours < 3:
@@ -85,19 +86,20 @@ def dimension_spread(
 def volume_growth(
     points: Points, *, centres: int = CENTRES, random_state: int = 0
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """p-values of the manifold and of the fibre-bundle hypothesis at up to `centres` points.
+    """p-values of the manifold and of the fibre-bundle hypothesis around up to `centres` points.
 
     After Robinson, Dey and Chiang (2504.01002): around a point of a manifold the number of
     neighbours grows as one power of the radius; in a fibre bundle the power may fall with the
     radius, but not rise. Theirs compares slopes of a curve on logarithmic axes; here the spacings
     before and after each of four cuts are compared, whose means have an F law, two-sided for the
-    manifold, with Bonferroni's correction. Raises UserError for 40 distinct points or fewer.
+    manifold, with Bonferroni's correction. Points with a copy up to rounding are passed over.
+    Raises UserError for 40 distinct points or fewer.
     """
     x, _ = _checked(points, None)
     if len(x) <= REACH:
         raise UserError(f"need more than {REACH} distinct points, got {len(x)}")
-    queries = np.random.default_rng(random_state).permutation(len(x))[:centres]
-    spacings = _spacings(_neighbours(x, REACH, queries)[0])
+    around = np.random.default_rng(random_state).permutation(len(x))[:centres]
+    spacings = _spacings(_neighbourhoods(x, REACH, around)[0])
     sums = np.cumsum(spacings, axis=1)
     rises = []
     for cut in _CUTS:
@@ -168,21 +170,27 @@ def _dimensions(
     """The unbiased dimension (k - 2) / sum of spacings, at points whose neighbours are unused."""
     if len(x) <= k:
         return np.array([])
-    queries = rng.permutation(len(x))[:centres]
-    distances, nearest = _neighbours(x, k, queries)
+    distances, balls = _neighbourhoods(x, k, rng.permutation(len(x))[:centres])
     used, kept = np.zeros(len(x), dtype=bool), []
-    for row, point in enumerate(queries):
-        ball = [point, *nearest[row]]
+    for row, ball in enumerate(balls):
         if not used[ball].any():
             used[ball] = True
             kept.append(row)
     return (k - 2) / _spacings(distances[kept]).sum(axis=1)
 
 
-def _neighbours(x: Points, k: int, queries: Int[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
-    """Distances to the k nearest other points, ascending, and which these are."""
-    distances, nearest = NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x[queries])
-    return distances[:, 1:], nearest[:, 1:]
+def _neighbourhoods(
+    x: Points, k: int, centres: Int[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, "kept k"], Int[np.ndarray, "kept k+1"]]:
+    """Distances from centres to their k nearest points, ascending; and these points, centre first.
+
+    Centres that have a copy up to rounding are left out: their distances have two scales.
+    """
+    distances, nearest = NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x[centres])
+    rounding = 4 * np.finfo(np.float32).eps * np.linalg.norm(x, axis=1).max()
+    alone = distances[:, 1] > rounding
+    balls = np.column_stack([centres, nearest[:, 1:]])
+    return distances[alone, 1:], balls[alone]
 
 
 def _spacings(distances: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "m k-1"]:

@@ -1,4 +1,4 @@
-"""Figures of the calibration and of the rank rule's ablation."""
+"""Figures of the calibration, of the rank rule's ablation, and of local dimension."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -7,12 +7,17 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from saerepgeo_lib.geometry.local_dimension import SMALLEST
 from saerepgeo_lib.plots import panels
-from saerepgeo_lib.plots.style import COLOURS, looks_of
+from saerepgeo_lib.plots.style import BLUE, COLOURS, NULL_COLOUR, ORANGE, looks_of
 from saerepgeo_lib.synthetic.ablation import CONTRASTS, SHAPES, strata_and_twins
+
+_EXCESS = "excess spread of log dimension"
+_TRUTHS = {"smooth": NULL_COLOUR, "several dimensions": ORANGE, "singular": BLUE}
 
 
 def plot_bias(
@@ -78,4 +83,32 @@ def plot_rocs(table: pd.DataFrame, representation: str, scores: Sequence[str]) -
         ax.set_xlabel("smooth data mistaken" if ax in axes[-2:] else "")
     figure.supylabel("strata found", fontsize=11)
     panels.legend_below(figure, looks)
+    return figure
+
+
+def plot_planted_excess(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The excess of every draw by family, coloured by what is so; external families are open."""
+    names = list(dict.fromkeys(table.sort_values("truth", kind="stable")["family"]))
+    ax = panels.own_axes(ax, height=0.8 + 0.21 * len(names))
+    for (truth, origin), part in table.groupby(["truth", "origin"]):
+        colour = _TRUTHS[str(truth)]
+        face, label = colour if origin == "ours" else "none", f"{truth}, {origin}"
+        rows = part["family"].map(names.index)
+        ax.plot(part["value"], rows, "o", ms=5, color=colour, mfc=face, label=label)
+    panels.named_rows(ax, names, length=34)
+    ax.axvline(SMALLEST, color="black", lw=1, zorder=0)
+    ax.set_xlabel(_EXCESS)
+    ax.legend(fontsize=9, loc="lower right")
+    return ax
+
+
+def plot_text_dimension(table: pd.DataFrame) -> Figure:
+    """The excess with its interval by null, a look per representation."""
+    table = table.dropna(subset=["value"])
+    looks = looks_of(dict.fromkeys(table["representation"]))
+    figure, (ax,) = panels.axes_grid(1, height=2.2, extra=0.6)
+    panels.forest_of(ax, table, row="null", by="representation", looks=looks, gap=0.14,
+                     line=0)  # fmt: skip
+    ax.set_xlabel(_EXCESS)
+    panels.legend_below(figure, looks, ls="none")
     return figure

@@ -1,36 +1,25 @@
-"""Local dimension: what the study of planted families says of the test, and what text gives."""
-
-from collections.abc import Mapping, Sequence
-from typing import Any
+"""Local dimension of running text, in a model's residual stream and behind its autoencoders."""
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from saerepgeo_lib.activations.latents import random_sae_like
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.geometry.local_dimension import (
     NEIGHBOURS,
-    SMALLEST,
     dimension_spread,
     equal_pieces,
     volume_growth,
 )
 from saerepgeo_lib.geometry.points import as_points
-from saerepgeo_lib.plots import panels
-from saerepgeo_lib.plots.style import BLUE, NULL_COLOUR, ORANGE, looks_of
 from saerepgeo_lib.rank.noise_sweep import RESIDUAL, randomized
-from saerepgeo_lib.stats.estimates import NotEstimable, auc
+from saerepgeo_lib.stats.estimates import NotEstimable
 
-STATISTIC = "excess spread of log dimension"
 NULLS = ("one piece", "a piece for each token type")
 _MOST = 10_000  # tokens, drawn at random
 _CENTRES = 1500  # of them, around which neighbourhoods are sought
-_TRUTHS = {"smooth": NULL_COLOUR, "several dimensions": ORANGE, "singular": BLUE}
-_VERDICTS = ("several dimensions", "one dimension", "undecided", "not estimable")
 
 
 def text_dimension(
@@ -80,66 +69,25 @@ def _rejected(x: np.ndarray, seed: int) -> dict[str, float]:
     return {name: float(np.mean(p <= 0.05)) for name, p in shares.items()}
 
 
-def plot_text_dimension(table: pd.DataFrame) -> Figure:
-    """The excess with its interval by null, a look per representation."""
-    table = table.dropna(subset=["value"])
-    looks = looks_of(dict.fromkeys(table["representation"]))
-    figure, (ax,) = panels.axes_grid(1, height=2.2, extra=0.6)
-    panels.forest_of(ax, table, row="null", by="representation", looks=looks, gap=0.14,
-                     names=NULLS, line=0)  # fmt: skip
-    ax.set_xlabel(STATISTIC)
-    panels.legend_below(figure, looks, ls="none")
-    return figure
-
-
-def planted_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The study's points (`read_study`) as a table: setting, truth, excess, verdict, rejections."""
-    rows = []
-    for entry in points:
-        result = entry["result"]
-        value, low, high = result["excess"] or [np.nan] * 3
-        truth = "several dimensions" if result["stratified"] else "smooth"
-        rows.append({
-            **entry["point"], "origin": result["family"], "value": value, "low": low, "high": high,
-            "truth": "singular" if result["singular"] else truth,
-            "verdict": result["verdict"], **result.get("rejected", {}),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def planted_rates(table: pd.DataFrame) -> pd.DataFrame:
-    """How often each verdict fell, by setting, origin and truth; and the AUC of the excess.
-
-    The AUC is that of families, whose draws are averaged, with its 95 % interval; it stands beside
-    the families of several dimensions. Families that share parts are not independent.
-    """
-    rows = []
-    settings = ["space", "n", "noise", "origin"]
-    for key, part in table.groupby(settings, sort=False):
-        means = part.dropna(subset=["value"]).groupby(["truth", "family"])["value"].mean()
-        for truth, drawn in part.groupby("truth", sort=False):
-            row: dict[str, Any] = dict(zip(settings, key, strict=True)) | {"truth": truth}
-            shares = drawn["verdict"].value_counts(normalize=True)
-            row |= {verdict: float(shares.get(verdict, 0.0)) for verdict in _VERDICTS}
-            row |= {"draws": len(drawn), "AUC": np.nan, "low": np.nan, "high": np.nan}
-            if truth == "several dimensions":
-                area = auc(means[truth].to_numpy(), means["smooth"].to_numpy())
-                row |= {"AUC": area.value, "low": area.low, "high": area.high}
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def plot_planted_excess(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The excess of every draw by family, coloured by what is so; external families are open."""
-    names = list(dict.fromkeys(table.sort_values("truth", kind="stable")["family"]))
-    ax = panels.own_axes(ax, height=0.8 + 0.21 * len(names))
-    for (truth, origin), part in table.groupby(["truth", "origin"]):
-        colour = _TRUTHS[str(truth)]
-        face, label = colour if origin == "ours" else "none", f"{truth}, {origin}"
-        rows = part["family"].map(names.index)
-        ax.plot(part["value"], rows, "o", ms=5, color=colour, mfc=face, label=label)
-    panels.named_rows(ax, names, length=34)
-    ax.axvline(SMALLEST, color="black", lw=1, zorder=0)
-    ax.set_xlabel(STATISTIC)
-    ax.legend(fontsize=9, loc="lower right")
-    return ax
+def dimension_answer(planted: pd.DataFrame, text: pd.DataFrame) -> str:
+    """What the test sees of planted data (rows of `planted_table`), and what it says of text."""
+    called = planted["verdict"].eq("several dimensions").groupby(planted["truth"])
+    counts = {truth: f"{hits.sum()} of {len(hits)}" for truth, hits in called}
+    one, pieces = (row for _, row in text[text["representation"] == RESIDUAL].iterrows())
+    lines = [
+        f"**Planted strata are seen**: {counts['several dimensions']} draws of families of several "
+        f"dimensions, and {counts['smooth']} of smooth ones, are said to have several.",
+        "",
+    ]
+    if "not estimable" in (one["verdict"], pieces["verdict"]):
+        return "\n".join([*lines, "**Running text**: too few tokens for the test."])
+    differ = pieces["verdict"] == "several dimensions"
+    lines.append(
+        "**Running text, in the residual stream**: local dimension varies more than in one smooth "
+        f"piece by {one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}] ({one['verdict']}; "
+        f"{one['n']:.0f} neighbourhoods). But tokens lie in clusters, and it varies "
+        + ("more than in equal clusters, too: **the clusters themselves differ.**" if differ else
+           "no more, as far as can be seen, than in equal clusters in the places of the token "
+           "types. **So it is undecided whether the clusters have different dimensions.**")
+    )  # fmt: skip
+    return "\n".join(lines)

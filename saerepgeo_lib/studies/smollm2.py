@@ -4,7 +4,6 @@ Nulls are trained, too: with decoder or encoder kept as they were drawn (Korznik
 2602.14111), or on a model of the same architecture with random weights (Heap et al. 2501.17727).
 """
 
-import tempfile
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -14,7 +13,6 @@ from typing import Any
 from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.activations.token_activations import read_concept
-from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.studies import training
 from saerepgeo_lib.studies.activation_store import collect
 from saerepgeo_lib.studies.recipes import RECIPES, Recipe
@@ -71,9 +69,7 @@ def prepare(work: Path, device: str) -> Do:
     def do(point: Point) -> dict[str, Any]:
         recipe = point.recipe
         read, concepts, loss = data(recipe.hook, point.n_passages, point.random_model)
-        with tempfile.TemporaryDirectory() as folder, one_thread():
-            trained = training.train(recipe, read.train, checkpoints=Path(folder), device=device)
-        sae = training.read_back(trained, device=device)
+        sae = training.trained(recipe, read.train, device=device)
         return training.measure(sae, read, concepts, device=device, loss=loss)
 
     return do

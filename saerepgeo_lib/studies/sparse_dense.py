@@ -4,7 +4,6 @@ A point trains one autoencoder on WordNet text at one block, and takes Case 1's 
 seven concepts, beside its random encoder of equal L0 and the residual stream.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +15,6 @@ from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.prompts import load_concepts
 from saerepgeo_lib.activations.token_activations import TokenActivations, read_activations
 from saerepgeo_lib.activations.tokens import tokenize
-from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.rank.noise_sweep import PAPER_LEVELS, RESIDUAL, randomized
 from saerepgeo_lib.rank.profiles import ceilings
 from saerepgeo_lib.rank.unfoldings import MODES
@@ -99,11 +97,7 @@ def measure_point(
 
     The autoencoder is the one that would be read back from its files, in float32.
     """
-    with tempfile.TemporaryDirectory() as steps, one_thread():
-        trained = training.train(
-            point.recipe, activations.train, checkpoints=Path(steps), device=device
-        )
-    sae = training.read_back(trained, device=device)
+    sae = training.trained(point.recipe, activations.train, device=device)
     fit = training.measure(sae, activations, dict(concepts), device=device)
     names = {"fvu_held_out": "FVU", "l0_held_out": "L0", "dead_share": "dead share"}
     label, seed = LABELS[point.recipe.name], point.recipe.seed

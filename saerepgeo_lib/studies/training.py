@@ -34,6 +34,7 @@ from saerepgeo_lib.activations.residual_stream import is_causal
 from saerepgeo_lib.activations.sae_files import CARD_FILE
 from saerepgeo_lib.activations.saes import named
 from saerepgeo_lib.activations.token_activations import TokenActivations, read_concept
+from saerepgeo_lib.cores import one_thread
 from saerepgeo_lib.errors import choose
 from saerepgeo_lib.studies.activation_store import Activations, collect, shuffled_batches
 from saerepgeo_lib.studies.corpus import WORDNET_DIR, Passage, user_passages
@@ -135,6 +136,15 @@ def _mark_whole(checkpoint_path: Path | None) -> None:
     for other in checkpoint_path.parent.iterdir():
         if other != checkpoint_path:
             shutil.rmtree(other)
+
+
+def trained(
+    recipe: Recipe, activations: list[np.ndarray], *, device: str = "cpu", **options: Any
+) -> Any:
+    """The inference SAE of a short training (`train`) on one thread, without its checkpoints."""
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        sae = train(recipe, activations, checkpoints=Path(folder), device=device, **options)
+    return read_back(sae, device=device)
 
 
 def read_back(sae: Any, *, device: str = "cpu") -> Any:

@@ -1,12 +1,11 @@
 """Families of planted data, smooth and stratified, by name: what a test of stratification meets.
 
-`OURS` were at hand when the test was made and its threshold was set. `OTHERS` were not: manifolds
-that others made for comparing estimators of dimension (Hein and Audibert 2005, Campadelli et al.
-2015, as scikit-dimension has them), alone and joined.
+`OURS` were at hand when the test was made and its threshold was set. The `EXTERNAL` ones were not:
+manifolds that others made for comparing estimators of dimension (Hein and Audibert 2005,
+Campadelli et al. 2015, as scikit-dimension has them), alone and joined.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -34,27 +33,33 @@ _JOINED = (
 )  # fmt: skip
 
 
-def planted(family: str, n: int, *, random_state: int) -> Cloud:
-    """About n points of a family in 40 dimensions, each with its stratum's dimension.
+def planted(family: str, n: int, *, noise: float = 0.0, random_state: int) -> Cloud:
+    """About n points of a family in 40 dimensions, in random order, each with its own dimension.
 
-    A family is stratified if its points have more than one dimension, or if it is named in
-    `SINGULAR`. Raises UserError for an unknown family.
+    `noise` is that of `data.embed`, in rms radii. Raises UserError for an unknown family.
     """
     make = FAMILIES[choose("family", family, FAMILIES)]
-    return make(n, np.random.default_rng(random_state))
+    rng = np.random.default_rng(random_state)
+    cloud = make(n, rng)
+    x = data.embed(cloud, AMBIENT, noise=noise, random_state=int(rng.integers(2**31)))
+    order = rng.permutation(len(x))
+    return Cloud(x[order], cloud.dimension[order], cloud.piece[order])
 
 
-def _turned(cloud: Cloud, rng: Rng) -> Cloud:
-    return replace(cloud, points=data.turned(cloud.points, AMBIENT, rng))
+def truth_of(family: str, cloud: Cloud) -> str:
+    """What is so of a cloud of a family: "several dimensions", "singular" or "smooth"."""
+    if len(set(cloud.dimension.tolist())) > 1:
+        return "several dimensions"
+    return "singular" if family in SINGULAR else "smooth"
 
 
 def _one(dimension: int, points: Callable[[int, Rng], Points]) -> Family:
-    return lambda n, rng: _turned(join([points(n, rng)], [dimension]), rng)
+    return lambda n, rng: join([points(n, rng)], [dimension])
 
 
 def _of(cloud: Callable[..., Cloud]) -> Family:
     """A family from a function that takes n and a seed."""
-    return lambda n, rng: _turned(cloud(n, random_state=int(rng.integers(2**31))), rng)
+    return lambda n, rng: cloud(n, random_state=int(rng.integers(2**31)))
 
 
 def _strata(dimensions: Sequence[int], *, curved: bool) -> Family:
@@ -106,11 +111,7 @@ def _crossing(n: int, rng: Rng) -> Cloud:
     """Two squares that cross in a line."""
     squares = [2 * rng.random((n // 2, 2)) - 1 for _ in range(2)]
     parts = [np.insert(square, place, 0, axis=1) for place, square in enumerate(squares, 1)]
-    return _turned(join(parts, [2, 2]), rng)
-
-
-def _made(name: str) -> Family:
-    return lambda n, rng: _joined([name], n, rng)
+    return join(parts, [2, 2])
 
 
 def _joined(names: Sequence[str], n: int, rng: Rng) -> Cloud:
@@ -140,8 +141,8 @@ OURS: dict[str, Family] = {
     "lollipop": _of(data.lollipop), "clusters 2, 4, 8": _clusters([2, 4, 8]),
     "cone": _of(data.cone), "pinched torus": _one(2, _pinched), "crossing squares": _crossing,
 }  # fmt: skip
-OTHERS = {name: _made(name) for name in _MADE} | {
-    " and ".join(names): partial(_joined, names) for names in _JOINED
+EXTERNAL: dict[str, Family] = {
+    " and ".join(names): partial(_joined, names) for names in [*zip(_MADE), *_JOINED]
 }
-FAMILIES = OURS | OTHERS
+FAMILIES = OURS | EXTERNAL
 SINGULAR = ("cone", "pinched torus", "crossing squares")  # of one dimension, but no manifolds
