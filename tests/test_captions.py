@@ -159,6 +159,32 @@ def probing_stays(tables):
 
 
 # What a page's words mean, as a function of the tables of its record.
+def only_l1_shrinks(tables):
+    text = tables["trainings"].query("group != ''").groupby("label")["value"]
+    others = text.max().drop("L1-ReLU SAE")
+    return text.min()["L1-ReLU SAE"] > 0.05 > 0.03 > others.max() and text.std().max() < 0.005
+
+
+def sparser_shrinks_more(tables):
+    rows = tables["trainings"].query("name in ['grid', 'topk', 'l1'] and seed == 0")
+    l1, topk = (rows[rows["kind"] == kind] for kind in ("standard", "topk"))
+    falls = [
+        part.sort_values("L0")["value"].is_monotonic_decreasing for _, part in l1.groupby("block")
+    ]
+    return len(falls) == 3 and all(falls) and topk["value"].max() <= 0
+
+
+def some_nulls_draw_apart(tables):
+    found = tables["distinction"].set_index("label")
+    up, down = found[found["low"] > 0], found[found["high"] < 0]
+    nulls = up.index[up["group"] == "nulls"]
+    return (
+        sorted(up.index[up["group"] != "nulls"]) == ["BatchTopK SAE", "L1-ReLU SAE", "TopK SAE"]
+        and len(nulls) == 2 and nulls.str.startswith("dense bottleneck").all()
+        and found["value"].idxmin() == "on a random model" and (down["group"] == "nulls").sum() > 3
+    )  # fmt: skip
+
+
 SAID = {
     ("intervention", "it lies between 1.05 and 1.15;"):
         lambda t: optimum(t, L1).between(1.05, 1.15).all(),
@@ -204,6 +230,11 @@ SAID = {
         one_direction_makes_the_gap,
     ("separability_training",
      "all paths run up: to the right for groups, to the left for entities."): paths_run_up,
+    ("trained_again", "Only the L1 penalty shrinks codes clearly."): only_l1_shrinks,
+    ("trained_again", "the three trainings of a kind hardly differ"): only_l1_shrinks,
+    ("trained_again", "The sparser an L1 SAE was made, the more it shrinks; a TopK SAE never"):
+        sparser_shrinks_more,
+    ("trained_again", "two dense bottlenecks draw them apart as well"): some_nulls_draw_apart,
     ("separability_training", "probing accuracy stays within its intervals of zero."):
         probing_stays,
 }  # fmt: skip

@@ -28,6 +28,7 @@ def path(tmp_path):
     table = table.assign(
         notebook="intervention", p=0.5, n=3, tokens="content", against="", seconds=1.0,
         condition=["", "", "error own", "", ""], dose=float("nan"),
+        written=pd.Timestamp("2026-11-29", tz="UTC"),
     )  # fmt: skip
     table.to_parquet(tmp_path / "claims.parquet")
     return tmp_path / "claims.parquet"

@@ -44,6 +44,7 @@ WRONG = [  # page, parameters, words
     ("what_it_costs", {"measured": "tools.json"}, "holds no tables of the benchmarks"),
     ("separability_training", {"results": "none.json"}, "no such file: none.json"),
     ("sparse_against_dense", {"results": "tools.json"}, "has no results of a study"),
+    ("trained_again", {"results": "tools.json"}, "has no results of a study"),
     (CASE1, {"n_seeds": 1}, "n_seeds must be at least 2"),
     ("calibration", {"null_draws": 1}, "null_draws must be at least 2"),
 ]  # fmt: skip

@@ -60,6 +60,10 @@ EXPLAINED = {
         "From 0.2 on": "geometry/local_dimension",
         "within its 40 nearest": "geometry/local_dimension",
     },
+    "trained_again": {
+        "for blocks 3, 10 and 20": "studies/smollm2",
+        "TopK SAE, block 10": "studies/recipes",
+    },
     "rank_rule_ablation": {
         "null of 19 draws": "synthetic/data",
         "0.5 is guessing": "what an AUC means",

@@ -181,14 +181,21 @@ def test_a_point_of_its_study_gives_the_same_numbers_twice(random_model, tmp_pat
     assert do(point) == first and first["l0_held_out"] == pytest.approx(32, abs=1)
     assert ("next_token" in first) != random_model
     assert all(0 < value < 1.5 for value in first["fvu_content"].values())
+    assert (
+        set(first["cases"]) == set(first["fvu_content"]) and first["rho* - 1 held out"]["n"] == 12
+    )
 
 
 def test_its_grid_has_each_cell_once_and_its_nulls_differ_in_nothing_else():
-    points = [replace(p, recipe=replace(p.recipe, name="")) for p in study.STUDY.points]
-    assert len(set(points)) == len(points) == 20
-    curve = [p.recipe for p in study.STUDY.points if p.recipe.name == "curve"]
-    nulls = [p.recipe for p in points if p.recipe.frozen]
-    assert {replace(r, frozen="") for r in nulls} == {replace(curve[-1], name="")}
+    points = study.STUDY.points
+    unnamed = {replace(p, recipe=replace(p.recipe, name="")) for p in points}
+    topk = {replace(p.recipe, name="") for p in points if p.recipe.name == "topk"}
+    assert len(unnamed) == len(points)
+    for part in ("decoder", "soft decoder", "encoder"):
+        nulls = {p.recipe for p in points if p.recipe.frozen == part}
+        assert {replace(r, name="", frozen="") for r in nulls} == topk
+    assert {replace(p.recipe, name="") for p in points if p.random_model} == topk
+    assert {r.seed for r in topk} == {0, 1, 2}
 
 
 def test_cards_say_what_is_measured_on_held_out_text(smollm2, tmp_path):

@@ -86,6 +86,7 @@ def load_model(
                 model = TransformerBridge.boot_transformers(
                     source, device=device, load_weights=random_state is None, **boot
                 )
+            model.to(device, print_details=False)  # drawn weights are not there yet
             true = trusted(model, revision=boot.get("revision"))
             if any(fold.values()):
                 model.enable_compatibility_mode(disable_warnings=True, **fold)

@@ -61,7 +61,7 @@ def cluster_authors(
     if len(x) < 60:
         raise UserError(f"the authors' pipeline needs at least 60 tokens, got {len(x)}")
     prepared = normalize(StandardScaler().fit_transform(x)).astype(np.float32)
-    parallel = Parallel(n_jobs=-1)
+    parallel = Parallel(n_jobs=-1, max_nbytes=None)  # no file in memory that a worker may miss
     (nearest,) = parallel([delayed(_nearest)(prepared)])
     embedded = parallel(delayed(_umap)(prepared, nearest, seed) for seed in seeds)
     return [(z, hdbscan_labels(z, min_cluster_size=min_cluster_size)) for z in embedded]

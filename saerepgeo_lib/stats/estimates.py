@@ -70,6 +70,33 @@ def mean_estimate(sample: Float[np.ndarray, " n"], *, random_state: int = 0) -> 
     return Estimate(mean, mean - half, mean + half, p, len(x))
 
 
+def crossed_mean(values: Float[np.ndarray, "rows columns"]) -> Estimate | NotEstimable:
+    """The mean of a table whose rows and columns are both samples, as of concepts and trainings.
+
+    Two-way random effects without replication: the variance of the mean is (R + C - E) / cells, of
+    the mean squares of rows, columns and what is left, and at least the largest of R and C; degrees
+    of freedom by Satterthwaite. `n` is the smaller number of units. Refuses a table that does not
+    vary. Raises UserError for fewer than 2 rows or columns, and for NaN.
+    """
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 2 or min(x.shape) < 2 or not np.isfinite(x).all():
+        raise UserError(f"need at least 2 x 2 finite values, got shape {x.shape}")
+    rows, columns = x.shape
+    left = x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()
+    free = np.array([rows - 1, columns - 1, (rows - 1) * (columns - 1)])
+    of_rows, of_columns = columns * x.mean(1).var(ddof=1), rows * x.mean(0).var(ddof=1)
+    squares = np.array([of_rows, of_columns, (left**2).sum() / free[2]])
+    total, counted = of_rows + of_columns - squares[2], np.ones(3)
+    if total < max(of_rows, of_columns):  # one side and the rest add nothing that is seen
+        total, counted = max(of_rows, of_columns), np.eye(3)[int(of_columns > of_rows)]
+    mean, error = float(x.mean()), float(np.sqrt(total / x.size))
+    if error <= 1e-12 * max(1.0, abs(mean)):
+        return NotEstimable(f"all {x.size} values are equal")
+    t = stats.t(total**2 / (counted * squares**2 / free).sum())
+    half, p = float(t.ppf(0.975)) * error, float(2 * t.sf(abs(mean) / error))
+    return Estimate(mean, mean - half, mean + half, p, min(x.shape))
+
+
 def jackknife(value: float, replicates: Float[np.ndarray, " g"]) -> Estimate | NotEstimable:
     """A value with the interval that leaving out one of g groups at a time gives (Efron 1979).
 

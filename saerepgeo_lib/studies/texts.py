@@ -38,14 +38,19 @@ _BATCH = 64  # texts that are written together; a file of results each
 _OPENING = 3  # tokens after BOS that are given
 
 
-def corpus_of(name: str, model: Any, *, wordnet: Path = WORDNET_DIR) -> list[Passage]:
-    """The text for an embedded model; what it wrote itself is shipped (`data/samples`)."""
+def corpus_of(
+    name: str, model: Any, *, n_passages: int = N_PASSAGES, wordnet: Path = WORDNET_DIR
+) -> list[Passage]:
+    """The text for an embedded model; what it wrote itself is shipped (`data/samples`).
+
+    Of WordNet's and the frames' a causal model takes `n_passages`.
+    """
     passages = embedded_passages(n_frame_sentences=N_FRAME_SENTENCES, wordnet=wordnet)
     if CORPORA[name] is _WORDNET:
         return passages
     openings = [p.text for p in passages if p.source == "examples"][: 2 * N_SAMPLES]
     samples = sampled_passages(model, openings, n=N_SAMPLES, folder=data_dir() / "samples")
-    return samples + passages[:N_PASSAGES]
+    return samples + passages[:n_passages]
 
 
 def sampled_passages(

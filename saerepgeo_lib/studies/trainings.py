@@ -1,0 +1,133 @@
+"""The study "smollm2" as tables: which autoencoders shrink, and what only training brings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from saerepgeo_lib.errors import UserError
+from saerepgeo_lib.stats.estimates import crossed_mean
+from saerepgeo_lib.stats.words import span
+
+KINDS = {
+    "l1": "L1-ReLU SAE", "gated": "gated SAE", "topk": "TopK SAE", "batchtopk": "BatchTopK SAE",
+    "jumprelu": "JumpReLU SAE", "matryoshka": "Matryoshka SAE",
+}  # fmt: skip
+NULLS = {
+    "dense": "dense AE", "bottleneck": "dense bottleneck", "frozen soft decoder":
+    "decoder nearly frozen", "frozen encoder": "encoder frozen", "frozen decoder": "decoder frozen",
+    "random model": "on a random model",
+}  # fmt: skip
+SAE, NULL = "sparse autoencoders", "nulls"
+MEASURES = {  # of `by_concept`: what one unit of its mean is called
+    "shrinkage": "rho* outward - 1", "gain": "share of the error that the best push saves",
+    "distinction": "AEDP of entities, latents over residual stream, minus 1",
+}  # fmt: skip
+
+
+def trainings_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row per training (points of `read_study("smollm2")`).
+
+    Columns name (of the recipe), label (as pages say), group (SAE, NULL or "" for grid and curve),
+    kind, block, coefficient, width (over the residual stream's), seed, samples, passages, FVU, L0,
+    dead, recovered (all on held-out text); value, low, high: rho* - 1 there, with its interval;
+    cases (`smollm2.cases`). Raises UserError for points of another study.
+    """
+    if any("cases" not in point["result"] for point in points):
+        raise UserError("these results are of another study; 'saerepgeo study smollm2' makes them")
+    rows = []
+    for point in points:
+        recipe, found = point["point"]["recipe"], point["result"]
+        name = recipe["name"]
+        label = (KINDS | NULLS).get(name, name)
+        if name == "bottleneck":
+            label += f", width d / {1 / recipe['expansion']:.0f}"
+        rows.append({
+            "name": name, "label": label, "kind": recipe["kind"],
+            "group": SAE if name in KINDS else NULL if name in NULLS else "",
+            "block": int(recipe["hook"].split(".")[1]), "coefficient": recipe["coefficient"],
+            "width": recipe["expansion"], "seed": recipe["seed"], "samples": recipe["n_samples"],
+            "passages": point["point"]["n_passages"], "FVU": found["fvu_held_out"],
+            "L0": found["l0_held_out"], "dead": found["dead_share"],
+            "recovered": found.get("next_token", {}).get("recovered", np.nan),
+            **{k: found["rho* - 1 held out"][k] for k in ("value", "low", "high")},
+            "cases": found["cases"],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def by_concept(trainings: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `MEASURES` on the entities' own tokens: a row per training and concept."""
+    rows = [
+        {
+            "label": training["label"], "group": training["group"], "seed": training["seed"],
+            "concept": concept, "shrinkage": case["rho* outward"] - 1, "gain": case["gain"],
+            "distinction": case["AEDP latents"] / case["AEDP residual"] - 1,
+        }
+        for _, training in trainings[trainings["group"] != ""].iterrows()
+        for concept, case in training["cases"].items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def pooled(concepts: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """A measure's mean by label, with the interval over concepts and trainings (`crossed_mean`).
+
+    Columns label, group, value, low, high, p, concepts, trainings.
+    """
+    rows = []
+    for (label, group), part in concepts.groupby(["label", "group"], sort=False):
+        values = part.pivot(index="concept", columns="seed", values=measure)
+        found = crossed_mean(values.to_numpy())
+        ends = {name: getattr(found, name) for name in ("value", "low", "high", "p")}
+        counts = dict(zip(("concepts", "trainings"), values.shape, strict=True))
+        rows.append({"label": label, "group": group} | ends | counts)
+    return pd.DataFrame(rows)
+
+
+def trainings_answer(trainings: pd.DataFrame, concepts: pd.DataFrame) -> str:
+    """Which kinds shrink, what a push saves, and whether training makes entities more distinct."""
+    l1, others = KINDS["l1"], [label for label in KINDS.values() if label != KINDS["l1"]]
+
+    def text(labels: Sequence[str]) -> str:
+        return span(100 * trainings.loc[trainings["label"].isin(labels), "value"], ".1f")
+
+    saved = pooled(concepts, "gain").set_index("label")
+    distinction = pooled(concepts, "distinction").set_index("label")
+    n = int(saved["trainings"].iloc[0])
+    apart, null = (distinction[distinction["group"] == group] for group in (SAE, NULL))
+    up, most = apart[apart["low"] > 0], str(apart["value"].idxmax())
+    return (
+        f"**Which autoencoders shrink?** Those trained with an L1 penalty. On held-out text their "
+        f"codes should be {text([l1])} % longer ({n} trainings); those of all other kinds, "
+        f"{text(others)} %.\n\n"
+        f"**What does separability save?** Moving the entities of a concept outward saves at best "
+        f"{_percent(saved.loc[l1])} of the L1 SAEs' error, and of all other SAEs' at most "
+        f"{100 * saved.loc[others, 'value'].max():.1f} %.\n\n"
+        f"**Are distinctions learned?** In {len(up)} of {len(apart)} kinds of SAE the entities lie "
+        f"further apart than in the residual stream, beyond chance; the most in the {most}, by "
+        f"{_percent(apart.loc[most])}. In the {len(null)} nulls, where less or nothing could be "
+        f"learned, they lie closer together in {(null['high'] < 0).sum()}, further apart in "
+        f"{(null['low'] > 0).sum()} (at most by {100 * null['value'].max():.1f} %), and else "
+        "neither, beyond chance."
+    )
+
+
+def _percent(row: Any) -> str:
+    value, low, high = (100 * row[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def savings(concepts: pd.DataFrame) -> pd.DataFrame:
+    """How far each kind of SAE shrinks along the outward motion, and what that saves, as texts."""
+    columns = {"rho* outward - 1": "shrinkage", "share of the error saved at best": "gain"}
+    tables = {name: pooled(concepts, m).query("group == @SAE") for name, m in columns.items()}
+    texts = {name: [_percent(row) for _, row in t.iterrows()] for name, t in tables.items()}
+    return pd.DataFrame({"autoencoder": next(iter(tables.values()))["label"], **texts})
+
+
+def fits(trainings: pd.DataFrame) -> pd.DataFrame:
+    """FVU, L0, share of dead latents and loss recovered by label, over its trainings."""
+    means = trainings.groupby("label", sort=False)[["FVU", "L0", "dead", "recovered"]].mean()
+    return means.rename(columns={"recovered": "loss recovered"}).reset_index()
