@@ -1,6 +1,7 @@
 """Latents along a ray of noise, the noise sweep, its tables of ranks, and what is drawn of them."""
 
 import threading
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -15,6 +16,7 @@ from sae_lens.saes.abstopk_sae import AbsTopKSAE, AbsTopKSAEConfig
 from scipy.stats import chisquare
 
 from saerepgeo_lib.activations.latents import Latents, encode
+from saerepgeo_lib.activations.prompts import Concept, Prompt
 from saerepgeo_lib.activations.residual_stream import draw_noise
 from saerepgeo_lib.activations.token_activations import TokenActivations
 from saerepgeo_lib.cores import workers
@@ -340,3 +342,39 @@ def test_orders_are_the_same_on_a_gpu():
     latents = Latents(torch.rand(300, 60), torch.arange(0, 600, 10))
     there = Latents(latents.values.cuda(), latents.features.cuda())
     assert torch.equal(null(there, width=600).values.cpu(), null(latents, width=600).values)
+
+
+def test_centred_spectra_are_those_without_the_mean_token_and_inputs_those_of_each_entity(
+    small_sae,
+):
+    concept = Concept("c", tuple(Prompt(f"w {i} a b", entity=str(i % 2)) for i in range(10)))
+    acts = replace(activations(5 + activations().x), concept=concept)
+    given = {"levels": (0.0, 1.0), "seeds": [3], "max_slots": 2}
+    for centred in (False, True):
+        swept = swept_with(small_sae, acts, centred=centred, inputs=True, **given)
+        x = acts.x[aligned_rows(acts, max_slots=2).flatten()]
+        noise = swept.sigma * draw_noise(x, stream(3, "noise"))
+        for i, level in enumerate(given["levels"]):
+            z = small_sae.encode(x + level * noise).detach().double()
+            whole = z - z.mean(0) if centred else z
+            expected = torch.linalg.svdvals(whole)
+            found = swept.spectra["SAE", 3][i, 0]
+            np.testing.assert_allclose(found[:12], expected[:12], atol=1e-5 * expected[0])
+            assert swept.inputs["SAE"].shape == (2, 1, 2, 5)
+            for entity in (0, 1):
+                own = z[0::2][entity::2]  # slot 0 of the prompts that name it
+                own = torch.linalg.svdvals(own - own.mean(0) if centred else own)
+                found = swept.inputs["SAE"][i, 0, entity]
+                np.testing.assert_allclose(found, own, atol=1e-5 * own[0])
+    clean = swept.inputs["SAE"][0, 0, 0]  # of five tokens without their mean
+    assert clean[4] < 1e-5 * clean[0] < clean[3]
+
+
+def test_a_large_mean_hides_the_rank_that_centring_shows(small_sae):
+    """Finding of the review: uncentred, singular values are counted against the mean token's."""
+    acts = activations(50 + activations().x)
+    kept, centred = (swept_with(small_sae, acts, centred=c) for c in (False, True))
+    of_kept, of_centred = (
+        relative_rank(s.spectra["residual", 3][0, 0], tau=0.1).value for s in (kept, centred)
+    )
+    assert of_kept == 1 and of_centred == 8

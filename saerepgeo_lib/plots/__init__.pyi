@@ -16,6 +16,7 @@ from .forests import (
     plot_findings,
     plot_optima,
     plot_scores,
+    plot_shares,
     plot_verdicts,
 )
 from .interventions import (
@@ -83,6 +84,7 @@ __all__ = [
     "plot_profiles",
     "plot_rocs",
     "plot_scores",
+    "plot_shares",
     "plot_spectra",
     "plot_unfoldings",
     "plot_variability",

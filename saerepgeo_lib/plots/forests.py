@@ -1,5 +1,6 @@
 """Figures of many claims and cases: forests of values with intervals, and shares of verdicts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from saerepgeo_lib.plots.style import BLUE, GREEN, ORANGE, SKY, in_figure, looks
 from saerepgeo_lib.stats.claims import VERDICTS
 
 _DRAWN = zip(VERDICTS, (GREEN, SKY, ORANGE, "#cccccc"), ("", "//", "xx", ".."), strict=True)
+_SHARES = ((BLUE, ""), ("#999999", ""), ("#dddddd", ".."), (ORANGE, "//"))
 _LOOKS: dict[str, Any] = {v: {"color": colour, "hatch": hatch} for v, colour, hatch in _DRAWN}
 
 
@@ -139,6 +141,23 @@ def plot_verdicts(counts: pd.DataFrame, by: str) -> Figure:
         for place, n in enumerate(rows["n"].fillna(0)):
             ax.text(1.02, place, f"{n:.0f}", va="center", fontsize=9)
         ax.set_xlim(0, 1.12)
+        ax.set_xticks([0, 0.5, 1], ["0", "half", "all"])
+    panels.legend_below(figure)
+    return figure
+
+
+def plot_shares(parts: Mapping[str, pd.DataFrame]) -> Figure:
+    """Shares as stacked bars, a panel per table: a row per row, a part per column (four)."""
+    first = next(iter(parts.values()))
+    styles = zip(map(str, first.columns), _SHARES, strict=True)
+    looks = {name: {"color": colour, "hatch": hatch} for name, (colour, hatch) in styles}
+    height = 0.6 + 0.17 * len(first)
+    figure, axes = panels.axes_grid(parts, height=height, extra=0.6, sharey=True, sharex=True)
+    for ax, shares in zip(axes, parts.values(), strict=True):
+        panels.stacked_bars(
+            ax, list(map(str, shares.index)), {str(name): shares[name] for name in shares}, looks
+        )
+        ax.set_xlim(0, 1)
         ax.set_xticks([0, 0.5, 1], ["0", "half", "all"])
     panels.legend_below(figure)
     return figure

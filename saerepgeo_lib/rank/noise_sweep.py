@@ -5,7 +5,7 @@ One noise draw per seed serves all levels, so a profile changes with the level a
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from saerepgeo_lib.rank.unfoldings import (
     difference,
     modal_norms,
     modal_spectra,
+    singular_values,
 )
 
 RESIDUAL = "residual"
@@ -64,7 +65,9 @@ class Sweep:
     `spectra` end with zeros; `shift` is the spectral norm of the unfolding's change from level 0,
     `shapes` its shape on the features active at any level. `active` counts the features active at a
     level, and `l0` is the mean L0. `tensor_shape` is (prompts, slots), and `distinct` how many
-    prompts (by mode 1) and tokens (3) of it are no copies of another.
+    prompts (by mode 1) and tokens (3) of it are no copies of another. With `centred` all of this is
+    of the tensor minus its mean token. `inputs` are the spectra of each entity's own tokens, a
+    matrix each, if they were asked for (centred by themselves).
     """
 
     levels: tuple[float, ...]
@@ -77,6 +80,9 @@ class Sweep:
     shapes: dict[Key, tuple[int, int]] = field(default_factory=dict)
     active: dict[str, Float[np.ndarray, "levels seeds"]] = field(default_factory=dict)
     l0: dict[str, Float[np.ndarray, "levels seeds"]] = field(default_factory=dict)
+    centred: bool = False
+    inputs: dict[str, Float[np.ndarray, "levels seeds inputs k"]] = field(default_factory=dict)
+    rows: tuple[np.ndarray, ...] = ()  # of each input in the tensor
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -92,6 +98,9 @@ class Sweep:
             self.spectra[label, mode] = np.zeros((*grid, n))
             self.shift[label, mode] = np.zeros(grid)
             self.shapes[label, mode] = (0, 0)
+        if self.rows:
+            longest = max(map(len, self.rows))
+            self.inputs[label] = np.zeros((*grid, len(self.rows), longest))
 
 
 def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
@@ -108,15 +117,16 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
 def sweep(
     acts: TokenActivations, saes: Mapping[str, Any], *, sparse: Sequence[str],
     levels: Sequence[float] = PAPER_LEVELS, scaling: NoiseScaling = "relative",
-    seeds: Sequence[int] = tuple(range(10)), max_slots: int | None = 2,
-    description: str = "noise sweep",
+    seeds: Sequence[int] = tuple(range(10)), max_slots: int | None = 2, centred: bool = False,
+    inputs: bool = False, description: str = "noise sweep",
 ) -> Sweep:  # fmt: skip
     """Spectra of the three unfoldings for every SAE and null, over noise levels and seeds.
 
     The representations are the residual stream, each of `saes`, and two nulls for each of the
     `sparse` SAEs: a random encoder with its mean L0 on the clean tokens, and its latents with every
-    feature permuted over the tokens. Raises UserError for levels that do not ascend from 0, no
-    seed, or an unknown SAE.
+    feature permuted over the tokens. `centred` takes the mean token away at every level; `inputs`
+    asks for the spectra of each entity by itself, too (of its tokens in slot 0). Raises UserError
+    for levels that do not ascend from 0, no seed, or an unknown SAE.
     """
     levels = check_levels(levels)
     choose("noise scaling", scaling, ("relative", "absolute"))
@@ -134,7 +144,11 @@ def sweep(
     shape = rows.shape[0], rows.shape[1]
     points = {1: x.reshape(len(rows), -1), 3: x}
     distinct = {mode: len(twins(float64(y).cpu().numpy())[0]) for mode, y in points.items()}
-    result = Sweep(levels, seeds, sigma, shape, distinct)
+    result = Sweep(levels, seeds, sigma, shape, distinct, centred=centred)
+    if inputs:
+        entity = acts.entity[rows[:, 0].cpu().numpy()]
+        own = tuple(np.flatnonzero(entity == e) * shape[1] for e in np.unique(entity[entity >= 0]))
+        result = replace(result, rows=own)
     for label in labels:
         result.make_room(label)
     total = len(result.labels) * len(seeds)
@@ -185,13 +199,20 @@ def _measure_levels(
     ever = clean.features
     unmoved = dict.fromkeys(MODES, clean.values.new_zeros(()))
 
+    def middle(values: Tensor) -> Tensor:
+        return float64(values) - float64(values).mean(0) if result.centred else values
+
     def measure(level: float) -> tuple[Any, ...]:
         latents = latents_at(level * result.sigma)
-        norms = modal_norms(difference(latents, clean), t) if level else unmoved
-        spectra = modal_spectra(latents.values, t)
-        return latents.features, latents.values.count_nonzero(), spectra, norms
+        norms = modal_norms(middle(difference(latents, clean)), t) if level else unmoved
+        spectra = modal_spectra(middle(latents.values), t)
+        own = [singular_values(middle(latents.values[rows])) for rows in result.rows]
+        return latents.features, latents.values.count_nonzero(), spectra, norms, own
 
-    for i, (features, n_nonzero, spectra, norms) in enumerate(pool.map(measure, result.levels)):
+    measured = pool.map(measure, result.levels)
+    for i, (features, n_nonzero, spectra, norms, own) in enumerate(measured):
+        for k, values in enumerate(own):
+            result.inputs[label][i, s, k, : len(values)] = values.cpu().numpy()
         ever = torch.cat([ever, features]).unique()
         result.active[label][i, s] = len(features)
         result.l0[label][i, s] = n_nonzero.item() / (p * t)

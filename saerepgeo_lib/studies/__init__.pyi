@@ -6,7 +6,6 @@ from .case1_verdict import (
     claims_table,
     rank_claims,
     rank_verdict_text,
-    skewness,
 )
 from .case2_table import (
     authors_table,
@@ -70,7 +69,6 @@ __all__ = [
     "read_study",
     "reported_against_found",
     "reported_claims",
-    "skewness",
     "trust_in",
     "wide_table",
     "with_massive",

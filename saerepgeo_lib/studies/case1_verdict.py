@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from saerepgeo_lib.rank.noise_sweep import Sweep, permuted, randomized
 from saerepgeo_lib.rank.profiles import ceilings, nulls_of, variability
@@ -79,15 +78,6 @@ def judge(
     return [
         *varies, *beyond, replace(weakest, id="case1-stratified", verdict=overall, reason=reason)
     ]  # fmt: skip
-
-
-def skewness(spread: Mapping[str, pd.DataFrame], *, mode: int) -> dict[str, float]:
-    """Skewness over seeds of each relative range, by "concept: label"; 0 if it is constant."""
-    return {
-        f"{concept}: {label}": float(stats.skew(v)) if v.nunique() > 1 else 0.0
-        for concept, table in spread.items()
-        for label, v in table[table["mode"] == mode].groupby("label")["variability"]
-    }
 
 
 def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:

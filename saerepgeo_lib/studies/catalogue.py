@@ -9,6 +9,7 @@ STUDIES = {  # name: the module that has its STUDY, imported when it is wanted
     "separability": "saerepgeo_lib.studies.separability.trainings",
     "smollm2": "saerepgeo_lib.studies.smollm2",
     "sparse-dense": "saerepgeo_lib.studies.sparse_dense",
+    "specifications": "saerepgeo_lib.studies.specifications",
     "stratification": "saerepgeo_lib.studies.stratification",
     "vision": "saerepgeo_lib.studies.vision.cases",
 }
