@@ -149,7 +149,7 @@ Markdown(
 
 # %%
 with record.stage("circles"):
-    several = {k: c for k, c in compared.items() if len(c.acts.concept.entities) >= 4}
+    several = {k: c for k, c in compared.items() if len(c.acts.concept.entities) >= 6}
     circles = {
         (name, k): geometry.entity_circle(space.full, case.acts.entity, seed=seed)
         for name, case in several.items()
@@ -159,7 +159,7 @@ with record.stage("circles"):
 # %% mystnb={"image": {"alt": "In the book's run: months on the plane of their means. The line in calendar order is a ring in the residual stream, in the TopK SAE and in the dense autoencoder; in the L1 SAE it is a narrow loop.", "classes": "dark-light"}, "figure": {"caption": "The entities of the first concept on the plane of their means; colours and line follow their order.", "name": "circle-maps"}}
 plots.plot_entities(
     {k: circles[first, k] for k in shown}, acts.at("entity").entity, acts.concept.entities
-) if len(acts.concept.entities) >= 4 else Markdown("Skipped: fewer than four entities are named.")
+) if len(acts.concept.entities) >= 6 else Markdown("Skipped: fewer than six entities are named.")
 
 # %%
 record.tables["circles"] = ring = pd.DataFrame(

@@ -157,5 +157,6 @@ def test_a_circle_in_order_is_recognised_in_both_senses_and_a_shuffled_one_is_no
     assert circle.order < 0.6 and circle.p > 0.05
     with_others = entity_circle(np.concatenate([shuffled, noise]), np.r_[entity, np.full(60, -1)])
     np.testing.assert_array_equal(with_others.tokens, circle.tokens)
-    with pytest.raises(UserError, match="at least 4"):
-        entity_circle(ring[:3], np.arange(3))
+    with pytest.raises(UserError, match="at least 6"):
+        entity_circle(ring[:5], np.arange(5))
+    assert entity_circle(ring[::2], np.arange(6)).p < 0.05

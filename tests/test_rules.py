@@ -75,6 +75,18 @@ def test_permutation_rank_counts_leading_values_above_the_null_at_its_level_in_a
     assert 0.02 <= np.mean(np.array(above) > 0) <= 0.08
 
 
+def test_a_mean_hides_a_planted_rank_from_the_permutation_rule_and_centring_shows_it():
+    rng = np.random.default_rng(1)
+    left, right = (np.linalg.qr(rng.normal(size=(n, 5)))[0] for n in (60, 30))
+    x = 20 * left @ right.T + 0.3 * rng.normal(size=(60, 30)) + 5
+    found = {}
+    for name, data in (("as it is", x), ("centred", x - x.mean(0))):
+        draws = np.stack([data, *(rng.permuted(data, axis=0) for _ in range(19))])
+        s, *null = np.linalg.svd(draws, compute_uv=False)
+        found[name] = rules.permutation_rank(s, np.array(null)).value
+    assert found["centred"] == 5 > found["as it is"]
+
+
 def test_rules_do_not_depend_on_scale_or_rotation_and_refuse_impossible_noise():
     rng = np.random.default_rng(2)
     a = rng.normal(size=(12, 20)) * np.logspace(0, -4, 20)

@@ -159,13 +159,14 @@ def entity_circle(
     """The entities' tokens on the two leading principal directions of the entities' means.
 
     `order` is |mean_k exp(i (theta_k - 2 pi k / K))| for the angles theta_k of the K means, the
-    larger of both senses of rotation. p permutes the entities. Raises UserError for fewer than 4.
+    larger of both senses of rotation. p permutes the entities. Raises UserError for fewer than
+    6: turns and mirror images of an order count alike, so that p is at least 2 K / K!.
     """
     points, entity = points[entity >= 0], entity[entity >= 0]
     means = centroids(points, entity)
     k, centre = len(means), means.mean(axis=0)
-    if k < 4:
-        raise UserError(f"a circle needs at least 4 entities, got {k}")
+    if k < 6:
+        raise UserError(f"a circle needs at least 6 entities for its p to reach 0.05, got {k}")
     plane = np.linalg.svd(means - centre, full_matrices=False)[2][:2].T
     flat = (means - centre) @ plane
     angles = np.arctan2(flat[:, 1], flat[:, 0])

@@ -86,7 +86,8 @@ def permutation_rank(
     """Parallel analysis (Horn 1965): leading s_i above that quantile of permuted data's s_i.
 
     Counting stops at the first s_i that does not exceed its null, whose quantile is the tolerance.
-    19 draws or more hold the level of 5 %, fewer only 1 / (draws + 1).
+    19 draws or more hold the level of 5 %, fewer only 1 / (draws + 1). For centred data: a mean is
+    in the permuted data, too, and hides what lies below it.
     """
     s = _checked(s)
     if null.ndim != 2 or null.shape[1] != len(s) or not len(null):

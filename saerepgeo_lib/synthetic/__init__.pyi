@@ -1,11 +1,13 @@
 from .ablation import auc_table, placement, planted_sets, score_table, verdicts, worst_aucs
 from .calibration import (
     calibrate,
+    smallest_trusted,
+    trusted,
+)
+from .error_rates import (
     false_positives,
     interval_coverage,
     null_walks,
-    smallest_trusted,
-    trusted,
 )
 from .theory import (
     cone_coordinates,

@@ -1,4 +1,4 @@
-"""Every estimator and test against data whose answer is known: bias, coverage, error rates."""
+"""Every estimator against data whose answer is known: bias and coverage."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import permutations, product
@@ -8,22 +8,16 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.spatial.distance import pdist, squareform
-from scipy.special import ndtr
-from scipy.stats import binomtest
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from saerepgeo_lib.errors import choose
 from saerepgeo_lib.geometry import arrangements, clusters, dimension
 from saerepgeo_lib.rank import rules
 from saerepgeo_lib.rank.noise_sweep import child_seed
-from saerepgeo_lib.stats import estimates
-from saerepgeo_lib.stats.estimates import Estimate
 from saerepgeo_lib.synthetic import data
 
 Rows = Iterator[dict[str, Any]]
 Rng = np.random.Generator
-SKEWED = "skewed"  # in the names of the rows whose data break the sign flip's assumption
-VERDICT = "verdict"  # in those of the stricter criterion of Case 1: interval and p together
 AMBIENT = 50  # dimensions around the data, where they are no setting
 SHAPE = (96, 384)  # of the matrices of planted rank
 # Balls: dimension, distance of centres in radii, noise in radii, and outliers (uniform in the ball
@@ -107,6 +101,14 @@ def smallest_trusted(
     return pd.Series(smallest).unstack().rename_axis(index=rows, columns=columns)
 
 
+def permuted_rank(rng: Rng, matrix: np.ndarray) -> rules.Rank:
+    """The permutation rank of a matrix without the mean of its rows."""
+    matrix = matrix - matrix.mean(axis=0)
+    null = data.permuted_spectra(lambda: rng.permuted(matrix, axis=0))
+    s = np.linalg.svd(matrix, compute_uv=False)
+    return rules.permutation_rank(s, null[:, : len(s)])
+
+
 def _ranks(seed: int, kind: str, rank: int, noise: float) -> Rows:
     """Rank rules on a matrix of planted rank and root mean square 1, in white noise."""
     rng = np.random.default_rng(seed)
@@ -122,7 +124,7 @@ def _ranks(seed: int, kind: str, rank: int, noise: float) -> Rows:
     if noise > 0:
         ranks["Gavish-Donoho"] = rules.gavish_donoho_rank(s, SHAPE, noise_std=noise)
         ranks["Marchenko-Pastur"] = rules.marchenko_pastur_rank(s, SHAPE, noise_std=noise)
-    ranks["permutation"] = _permutation_rank(rng, matrix)
+    ranks["permutation"] = permuted_rank(rng, matrix)
     yield from ({"rule": rule, "truth": rank, "value": r.value} for rule, r in ranks.items())
 
 
@@ -236,113 +238,3 @@ ESTIMATORS: dict[str, tuple[Callable[..., Rows], dict[str, Iterable[Any]]]] = {
         "k": (4, 7, 12, 26), "d": (2, 10, 384), "noise": (0.5, 1, np.inf)}),
     "gromov-wasserstein": (_gromov_wasserstein, {"k": (4, 7, 12), "noise": (0, 0.3)}),
 }  # fmt: skip
-
-
-def _seed(rng: Rng) -> int:
-    return int(rng.integers(2**31))
-
-
-def _mean(rng: Rng, n: int, *, skewed: bool = False) -> Estimate:
-    return estimates.mean_estimate(rng.exponential(size=n) - 1 if skewed else rng.normal(size=n))
-
-
-def _correlation(rng: Rng, method: Any, *, rho: float = 0.0) -> Any:
-    x, e = rng.normal(size=(2, 12))
-    pairs, seed = [(x, rho * x + np.sqrt(1 - rho**2) * e)], _seed(rng)
-    return estimates.correlation_within(pairs, method=method, n_resamples=199, random_state=seed)
-
-
-def _classes(rng: Rng, n: int, *, shift: float = 0.0, at: float = 0.0) -> Any:
-    return rng.normal(at + shift, 1, n), rng.normal(at, 1, n)
-
-
-def _groups(rng: Rng, *, shift: float = 0.0) -> Any:
-    return [_classes(rng, 8, shift=shift, at=at) for at in (0, 5)]
-
-
-def _procrustes_p(rng: Rng, k: int, d: int) -> float:
-    pair = rng.normal(size=(2, k, d))
-    return arrangements.procrustes_test(*pair, n_permutations=99, random_state=_seed(rng))[1]
-
-
-def _permutation_rank(rng: Rng, matrix: np.ndarray) -> rules.Rank:
-    null = data.permuted_spectra(lambda: rng.permuted(matrix, axis=0))
-    s = np.linalg.svd(matrix, compute_uv=False)
-    return rules.permutation_rank(s, null[:, : len(s)])
-
-
-# The p-value (or, as 0 and 1, the verdict) of each test on data in which there is nothing to find
-NULLS: dict[str, Callable[[Rng], float]] = {
-    "sign flip, n = 10": lambda rng: _mean(rng, 10).p,
-    "sign flip, n = 7": lambda rng: _mean(rng, 7).p,
-    f"sign flip, n = 10, {SKEWED}": lambda rng: _mean(rng, 10, skewed=True).p,
-    f"Case 1's {VERDICT}, n = 10": lambda rng: not _mean(rng, 10).is_positive,
-    "Pearson, n = 12": lambda rng: _correlation(rng, "pearson").p,
-    "Spearman, n = 12": lambda rng: _correlation(rng, "spearman").p,
-    "Procrustes, k = 7, d = 10": lambda rng: _procrustes_p(rng, 7, 10),
-    "Procrustes, k = 12, d = 384": lambda rng: _procrustes_p(rng, 12, 384),
-    "permutation rank above 0": lambda rng: _permutation_rank(
-        rng, rng.normal(size=(30, 20))).value == 0,
-    "AUC (Mann-Whitney), 24 + 24": lambda rng: estimates.auc(*_classes(rng, 24)).p,
-    "stratified AUC, 2 x (8 + 8)": lambda rng: estimates.stratified_auc(
-        _groups(rng), n_permutations=99, random_state=_seed(rng)).p,
-}  # fmt: skip
-# Estimates on data whose truth stands beside them; normal classes a distance x apart have an AUC of
-# Phi(x / sqrt 2)
-INTERVALS: dict[str, tuple[Callable[[Rng], Estimate], float]] = {
-    "mean, n = 10": (lambda rng: _mean(rng, 10), 0),
-    "mean, n = 7": (lambda rng: _mean(rng, 7), 0),
-    f"mean, n = 10, {SKEWED}": (lambda rng: _mean(rng, 10, skewed=True), 0),
-    "Pearson, r = 0.5, n = 12": (lambda rng: _correlation(rng, "pearson", rho=0.5), 0.5),
-    "AUC 0.76, 8 + 8": (lambda rng: estimates.auc(*_classes(rng, 8, shift=1)), ndtr(1 / 2**0.5)),
-    "AUC 0.98, 8 + 8": (lambda rng: estimates.auc(*_classes(rng, 8, shift=3)), ndtr(3 / 2**0.5)),
-    "stratified AUC 0.98, 2 x (8 + 8)": (
-        lambda rng: estimates.stratified_auc(_groups(rng, shift=3), n_permutations=1),
-        ndtr(3 / 2**0.5)),
-}  # fmt: skip
-
-
-def false_positives(
-    *, draws: int = 1_000, level: float = 0.05, random_state: int = 0
-) -> pd.DataFrame:
-    """Rate of p <= level of every test on null data; columns test, rate, low, high (95 %), n."""
-    rng = np.random.default_rng([random_state, 0])
-    hits = {name: [p_of(rng) <= level for _ in range(draws)] for name, p_of in NULLS.items()}
-    return _rates(hits, "test")
-
-
-def interval_coverage(*, draws: int = 1_000, random_state: int = 0) -> pd.DataFrame:
-    """Rate at which every 95 % interval holds the truth; columns interval, rate, low, high, n."""
-    rng = np.random.default_rng([random_state, 1])
-    hits = {}
-    for name, (estimate, truth) in INTERVALS.items():
-        drawn = [estimate(rng) for _ in range(draws)]
-        hits[name] = [e.low <= truth <= e.high for e in drawn]
-    return _rates(hits, "interval")
-
-
-def _rates(hits: Mapping[str, list[bool]], kind: str) -> pd.DataFrame:
-    tests = {name: binomtest(sum(hit), len(hit)) for name, hit in hits.items()}
-    return pd.DataFrame(
-        {kind: name, "rate": test.statistic, **test.proportion_ci()._asdict(), "n": test.n}
-        for name, test in tests.items()
-    )
-
-
-def null_walks(
-    *, draws: int = 200, steps: int = 100, k: int = 7, d: int = 50, random_state: int = 0
-) -> pd.DataFrame:
-    """Pearson's r of AEDP with an error that has nothing to do with it, a row per random walk.
-
-    k centroids walk at random, so that AEDP grows. Columns every step (the error, which is
-    independent noise), best so far (the least error up to each step).
-    """
-    rng = np.random.default_rng([random_state, 2])
-    rows = []
-    for _ in range(draws):
-        walk = rng.normal(size=(k, d)) + 0.3 * rng.normal(size=(steps, k, d)).cumsum(axis=0)
-        separability = np.array([pdist(centres).mean() for centres in walk])
-        error = rng.normal(size=steps)
-        errors = pd.DataFrame({"every step": error, "best so far": np.minimum.accumulate(error)})
-        rows.append(errors.corrwith(pd.Series(separability)))
-    return pd.DataFrame(rows)
