@@ -11,7 +11,7 @@
 # - one claim close up: its statistic with intervals, case by case.
 #
 # **Preset**: whatever the table holds. The book shows the table that it ships: both embedded models, the three cases, each of the nine
-# concepts in a run of its own. Nothing is computed again.
+# concepts in a run of its own; on SmolLM2 for each of three trainings of its sparse autoencoders. Nothing is computed again.
 #
 # **Whose is what?** The claims' tags say it; comparing over runs is `[ours]`.
 
@@ -109,7 +109,7 @@ close = findings(claims, claim)
 record.tables["close_up"] = close[[by, "concept", "case", "value", "low", "high", "verdict"]]
 plot_findings(close, by)
 
-# %%
+# %% tags=["hide-output"]
 close[[by, "concept", "case", "value", "low", "high", "n", "verdict"]].style.format(
     precision=3, na_rep="–"
 ).hide(axis="index")

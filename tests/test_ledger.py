@@ -174,5 +174,5 @@ def test_the_books_claims_are_shown_where_they_say_and_the_shipped_sweep_is_of_t
     table = read_claims(shipped_claims())
     assert set(table["id"]) <= set(paper_claims())
     assert set(table["model"]) == {EMBEDDED[name].name for name in ("minilm", "smollm2")}
-    runs = table.groupby(["model", "notebook"])["run"].nunique()
-    assert len(runs) == 6 and (runs == 9).all()
+    runs = table.groupby(["model", "preset", "notebook"])["run"].nunique()
+    assert len(runs) == 12 and (runs == 9).all()
