@@ -73,11 +73,12 @@ device: str = "auto"  # auto, cpu, cuda or mps
 record = Record.start("stratified_manifold", globals())
 with record.stage("specifications"):
     choices = specification_table(studies.read_study("specifications")["points"])
-record.tables["specifications"] = pd.concat(specification_shares(choices), names=["null", "choice"])
+shares = specification_shares(choices)
+record.tables["specifications"] = pd.concat(shares, names=["null", "choice"]).reset_index()
 Markdown(f"## The answer in one minute\n\n{specification_text(choices)}")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: how each comparison comes out over all specifications, and for each choice of mean token, tensor, rank and noise, against four nulls. Hardly any choice makes the sparse autoencoder vary more than the residual stream or the dense autoencoder; against permuted latents and random encoders the outcome turns with the rank and the noise.", "classes": "dark-light"}, "figure": {"caption": "Whether an SAE's rank varies more than a null's is decided by the analysis. Each bar: the share of specifications with that choice in which it varies more, no differently, undecided, or less.", "name": "specifications"}}
-plots.plot_shares(specification_shares(choices))
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: how each comparison comes out over all specifications, and for each choice of mean token, tensor, rank and noise, against four nulls. Hardly any choice makes the sparse autoencoder vary more than the residual stream, and few more than the dense autoencoder; against permuted latents and random encoders the outcome turns with the rank and the noise.", "classes": "dark-light"}, "figure": {"caption": "Whether an SAE's rank varies more than a null's is decided by the analysis. Each bar: the share of specifications with that choice in which it varies more, no differently, undecided, or less.", "name": "specifications"}}
+plots.plot_shares(shares)
 
 # %% [markdown]
 # *More* and *less* mean by over 5 % of the clean rank, with the whole 95 % interval over concepts; *no difference*, that the interval lies within

@@ -176,6 +176,17 @@ def sparser_shrinks_more(tables):
     return len(falls) == 3 and all(falls) and topk["value"].max() <= 0
 
 
+def choices_decide(tables):
+    more = tables["specifications"].groupby("null")["varies more"]
+    all_of, least, most = more.first(), more.min(), more.max()
+    learned_nothing = ["Against a random encoder", "Against its permuted latents"]
+    return (
+        all_of["Against the residual stream"] < 0.1 and most["Against the residual stream"] < 0.2
+        and all_of["Against the dense autoencoder"] < 0.2
+        and (most[learned_nothing] > 0.5).all() and (least[learned_nothing] < 0.1).all()
+    )  # fmt: skip
+
+
 def some_nulls_draw_apart(tables):
     found = tables["distinction"].set_index("label")
     up, down = found[found["low"] > 0], found[found["high"] < 0]
@@ -232,6 +243,7 @@ SAID = {
         one_direction_makes_the_gap,
     ("separability_training",
      "all paths run up: to the right for groups, to the left for entities."): paths_run_up,
+    ("stratified_manifold", "more than a null's is decided by the analysis."): choices_decide,
     ("trained_again", "Only the L1 penalty shrinks codes clearly."): only_l1_shrinks,
     ("trained_again", "the three trainings of a kind hardly differ"): only_l1_shrinks,
     ("trained_again", "The sparser an L1 SAE was made, the more it shrinks; a TopK SAE never"):

@@ -27,7 +27,8 @@ from saerepgeo_lib.studies.study import Do, Study
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 10.0)
 TOPS = (0.2, 1.0, 10.0)  # the largest level that counts
 TAUS = (0.003, 0.01, 0.03, 0.1, 0.3)
-RULES = {f"rank above {tau:g} of the largest": tau for tau in TAUS}
+_LARGEST = " of the largest"
+RULES = {f"rank above {tau:g}{_LARGEST}": tau for tau in TAUS}
 SOFT = {"entropy": rules.effective_rank, "participation": rules.participation_ratio}
 READINGS = {  # tensor: (tokens, mode or 0 for each input)
     "all tokens, by prompt": ("content", 1),
@@ -162,7 +163,7 @@ def specification_shares(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         shares = [outcome_shares(rows.assign(all="all"), "all")]
         for choice in CHOICES:
             prefix = "" if choice in ("tensor", "rank") else f"{choice} "
-            named = rows.assign(**{choice: prefix + rows[choice]})
+            named = rows.assign(**{choice: prefix + rows[choice].str.removesuffix(_LARGEST)})
             shares.append(outcome_shares(named, choice))
         parts[f"Against {null}"] = pd.concat(shares)[list(OUTCOMES)]
     return parts
