@@ -183,7 +183,7 @@ def choices_decide(tables):
     return (
         all_of["Against the residual stream"] < 0.1 and most["Against the residual stream"] < 0.2
         and all_of["Against the dense autoencoder"] < 0.2
-        and (most[learned_nothing] > 0.5).all() and (least[learned_nothing] < 0.1).all()
+        and (most[learned_nothing] > 0.5).all() and (least[learned_nothing] < 0.2).all()
     )  # fmt: skip
 
 
