@@ -130,7 +130,8 @@ comparison.plot_distributions()
 #
 # Concepts are what we would generalise over, and seeds are trainings. So the 95 % interval resamples concepts and, in every
 # layer, seeds; the layers stay as they are. Its percentiles are widened for the small number of concepts {cite}`owen2007,hesterberg2015`.
-# The p-value is exact: the two sides trade places in whole concepts, in all ways.
+# The p-value is exact for these trainings: the two sides trade places in whole concepts, in all ways. If all concepts share an effect of
+# the training, it rejects too often for other trainings ([calibration](calibration.ipynb#false-positives)).
 
 # %%
 with record.stage("effects"):

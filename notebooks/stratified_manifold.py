@@ -77,16 +77,18 @@ shares = specification_shares(choices)
 record.tables["specifications"] = pd.concat(shares, names=["null", "choice"]).reset_index()
 Markdown(f"## The answer in one minute\n\n{specification_text(choices)}")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: how each comparison comes out over all specifications, and for each choice of mean token, tensor, rank and noise, against four nulls. Hardly any choice makes the sparse autoencoder vary more than the residual stream, and few more than the dense autoencoder; against permuted latents and random encoders the outcome turns with the rank and the noise.", "classes": "dark-light"}, "figure": {"caption": "Whether an SAE's rank varies more than a null's is decided by the analysis. Each bar: the share of specifications with that choice in which it varies more, no differently, undecided, or less.", "name": "specifications"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: how each comparison comes out over all specifications, and for each choice of mean token, tensor, rank and noise, against four nulls. Hardly any choice makes the sparse autoencoder vary more than the residual stream, and few more than the dense autoencoder; against permuted latents and random encoders the outcome turns with the rank and the noise.", "classes": "dark-light"}, "figure": {"caption": "More than the residual stream an SAE's rank varies under hardly any choice; more than a random encoder's or than that of its permuted latents: that is decided by the analysis. Each bar: the shares of the answers with that choice.", "name": "specifications"}}
 plots.plot_shares(shares)
 
 # %% [markdown]
 # *More* and *less* mean by over 5 % of the clean rank, with the whole 95 % interval over concepts; *no difference*, that the interval lies within
-# that. The ways to ask: with the mean token or without it; a tensor of all content tokens, of the entities' tokens, or a matrix for each entity by
-# itself, as one point; singular values above a share of the largest, or measures without a threshold; noise up to a fifth, one or ten times the signal.
+# that; *not estimable*, that all concepts give one value. The ways to ask: with the mean token or without; a tensor of two tokens per prompt (the
+# entity's and one more), of the entities' tokens alone, or one matrix per entity; any of seven ranks; noise up to a fifth, one or ten times the signal.
 #
-# **Is the representation stratified?** That, no way to count ranks can tell ([ablation](rank_rule_ablation.ipynb)). A test that sees planted strata
-# [leaves it undecided](local_dimension.ipynb) for text. The rest of this page is *one* way to ask, in full: the one that is closest to the abstract.
+# **Is the representation stratified?** No way of counting ranks can tell that ([ablation](rank_rule_ablation.ipynb)). A test that sees planted strata
+# [leaves it undecided](local_dimension.ipynb) for text. The rest of this page follows *one* way in full: the mean token kept, two tokens per prompt,
+# singular values above a hundredth of the largest, noise up to ten times the signal. It is closest to the abstract, not best: such noise drives every
+# profile to its ceiling.
 #
 # ## From prompts to residual vectors
 #

@@ -3,7 +3,7 @@
 #
 # One training of one autoencoder proves little: another seed, another kind or another layer may say otherwise. This page judges
 # two statements of [Case 2](representation_structure.ipynb) and [Case 3](intervention.ipynb) over many trainings on one causal language
-# model, SmolLM2, and against **nulls that were trained** where there was less to learn.
+# model, SmolLM2, and against **nulls that were trained** without what should matter: sparsity, a decoder or an encoder that learns, or a model that did.
 #
 # **Predict first.** Six kinds of sparse autoencoder (SAE) differ in how they keep latents few. Which of them make their codes too short?
 #
@@ -34,11 +34,13 @@ from saerepgeo_lib.plots import house_style
 from saerepgeo_lib.plots.trainings import plot_by_label, plot_by_sparsity, plot_curve
 from saerepgeo_lib.studies import read_study
 from saerepgeo_lib.studies.trainings import (
+    MATCHED,
     MEASURES,
     by_concept,
     fits,
     pooled,
     savings,
+    savings_of,
     trainings_answer,
     trainings_table,
 )
@@ -57,8 +59,8 @@ with record.stage("read the study"):
     concepts = by_concept(trainings)
 compared, first = trainings[trainings["group"] != ""], trainings["seed"] == 0
 record.tables["trainings"] = trainings.drop(columns="cases")
-for measure in MEASURES:
-    record.tables[measure] = pooled(concepts, measure)
+record.tables |= {measure: pooled(concepts, measure) for measure in MEASURES}
+record.tables["gain"] = savings_of(concepts)
 
 # %% [markdown]
 # ## The answer
@@ -72,7 +74,7 @@ Markdown(trainings_answer(trainings, concepts))
 # [Case 3](intervention.ipynb) shows by a theorem that more separable codes reconstruct better exactly if the autoencoder *shrinks*: if
 # rho\*, the factor by which its codes should be longer, is above 1. Here is rho\* on held-out text, for every training.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: rho* minus 1 on held-out text, three trainings a kind. The L1-ReLU SAE lies far to the right of all other sparse autoencoders, which lie at zero or, for the Matryoshka SAE, a little to the left. The nulls lie close to zero; with a frozen encoder a little to the right.", "classes": "dark-light"}, "figure": {"caption": "Only the L1 penalty shrinks codes clearly. How much longer the codes should be (left of 0: shorter), a mark a training; the three trainings of a kind hardly differ. Bars: 95 % intervals over stretches of text.", "name": "trained-shrinkage"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: rho* minus 1 on held-out text, three trainings of each kind. The L1-ReLU SAE lies far to the right of all other sparse autoencoders, which lie at zero or, for the Matryoshka SAE, a little to the left. The nulls lie close to zero; with a frozen encoder a little to the right.", "classes": "dark-light"}, "figure": {"caption": "On held-out text only L1-ReLU SAEs shrink clearly. How much longer the codes should be (left of 0: shorter), one mark per training; the three trainings of a kind hardly differ. Bars: 95 % intervals over stretches of text.", "name": "trained-shrinkage"}}
 plot_by_label(compared, "rho* minus 1 on held-out text", repeat=0.18)
 
 # %% [markdown]
@@ -80,7 +82,7 @@ plot_by_label(compared, "rho* minus 1 on held-out text", repeat=0.18)
 # relatives count latents and leave their length free; a gated SAE learns which are active apart from how long they are. If that is the
 # reason, a higher price must shrink more. It does, in each of three blocks:
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: rho* minus 1 against the number of active latents, for blocks 3, 10 and 20. For L1-ReLU SAEs it falls from the sparsest to the densest in every block; for TopK SAEs it is zero everywhere.", "classes": "dark-light"}, "figure": {"caption": "The sparser an L1 SAE was made, the more it shrinks; a TopK SAE never does.", "name": "trained-sparsity"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: rho* minus 1 against the number of active latents, for blocks 3, 10 and 20. For L1-ReLU SAEs it falls from the sparsest to the densest in every block; for TopK SAEs it is about zero.", "classes": "dark-light"}, "figure": {"caption": "The sparser an L1 SAE was made, the more it shrinks; a TopK SAE does not.", "name": "trained-sparsity"}}
 plot_by_sparsity(trainings[first & trainings["name"].isin(["grid", "topk", "l1"])])
 
 # %% [markdown]
@@ -91,7 +93,8 @@ plot_by_sparsity(trainings[first & trainings["name"].isin(["grid", "topk", "l1"]
 
 # %% tags=["hide-input"]
 savings(concepts).style.hide(axis="index").set_caption(
-    "Means over nine concepts and three trainings, with 95 % intervals over both"
+    "Means over nine concepts and three trainings, with 95 % intervals over both. A saving cannot be negative: "
+    "it counts as 0 where codes are not too short"
 )
 
 # %% [markdown]
@@ -100,8 +103,17 @@ savings(concepts).style.hide(axis="index").set_caption(
 # Case 2 asks whether entities lie further apart among the latents. Distances need a unit, and here it is the radius of the *same*
 # tokens in the same space. So what is compared is shape, not size.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: the average distance of entities in the latents over that in the residual stream, minus one, with intervals over concepts and trainings. TopK, L1-ReLU and BatchTopK SAEs lie right of zero, JumpReLU a little left. Most nulls lie left of zero, those on a random model furthest; two dense bottlenecks lie slightly to the right.", "classes": "dark-light"}, "figure": {"caption": "Some SAEs draw entities apart, and most nulls draw them together; but two dense bottlenecks draw them apart as well. 95 % intervals over concepts and trainings.", "name": "trained-distinction"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: the average distance of entities in the latents over that in the residual stream, minus one, with intervals over concepts and trainings. TopK, L1-ReLU and BatchTopK SAEs lie right of zero, JumpReLU a little left. Most nulls lie left of zero, those on a random model furthest; two dense bottlenecks lie slightly to the right.", "classes": "dark-light"}, "figure": {"caption": "Three kinds of SAE draw entities apart, and half of the nulls draw them together; but two dense bottlenecks draw them apart as well. 95 % intervals over concepts and trainings.", "name": "trained-distinction"}}
 plot_by_label(record.tables["distinction"], "distance of entities, latents against residual stream")
+
+# %% tags=["hide-input"]
+against = record.tables["against bottleneck"] = pooled(concepts, "distinction", minus=MATCHED)
+against = against[against["group"] == "sparse autoencoders"]
+against[["label", "value", "low", "high"]].style.format(
+    "{:+.1%}", subset=["value", "low", "high"]
+).hide(axis="index").set_caption(
+    f"Distance of entities in SAEs minus that in a {MATCHED}, with 95 % intervals"
+)
 
 # %% [markdown]
 # A *dense bottleneck* has fewer units than the model has dimensions, and no sparsity. It drops directions of little variance, much as
@@ -113,20 +125,22 @@ plot_by_label(record.tables["distinction"], "distance of entities, latents again
 record.tables["fits"] = fits(compared)
 record.tables["fits"].style.format(
     {"FVU": "{:.2f}", "L0": "{:.0f}", "dead": "{:.1%}", "loss recovered": "{:.1%}"}, na_rep="–"
-).hide(axis="index").set_caption("Means over three trainings, on held-out text")
+).hide(axis="index").set_caption(
+    "Means over three trainings, on held-out text; of dead latents, on training text"
+)
 
 # %% [markdown]
-# *FVU* is the share of variance that is lost. *Loss recovered* says how much of the model's next-token loss survives when the
-# reconstruction is put in the place of the residual stream. What would more training bring?
+# *FVU* is the share of variance that is lost. *Loss recovered*: with the mean token in the place of the residual stream, the model's
+# next-token loss rises; this is the share of that rise which the reconstruction avoids. What would more training bring?
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: the share of variance that a TopK SAE loses falls with training samples, fast at first and then ever more slowly, and a little further with more text.", "classes": "dark-light"}, "figure": {"caption": "The error falls ever more slowly with samples; more text helps a little. TopK SAE, block 10.", "name": "trained-curve"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: the share of variance that a TopK SAE loses falls with training samples, fast at first and then ever more slowly; with four times the text it is hardly less.", "classes": "dark-light"}, "figure": {"caption": "The error falls ever more slowly with samples, and more text changes it hardly. TopK SAE, block 10.", "name": "trained-curve"}}
 plot_curve(trainings[first & trainings["name"].isin(["curve", "topk"])]).get_figure()
 
 # %% [markdown]
 # ## How it was made
 #
-# All trainings ran side by side on one GPU in a few minutes; the recipes are those of the SAEs that come with the book. With a GPU, this
-# makes them again (on two cores it takes hours, and can be stopped at any time):
+# The trainings ran side by side on one GPU. The recipes are those of the SAEs that come with the book, but for the dense one, which sees
+# as many samples here as the others. This makes them again (on a CPU it takes hours, and can be stopped at any time):
 #
 # ```bash
 # saerepgeo study smollm2 --device cuda --out mine.json        # needs WordNet: Debian's wordnet-base
@@ -134,7 +148,7 @@ plot_curve(trainings[first & trainings["name"].isin(["curve", "topk"])]).get_fig
 # ```
 #
 # **Limits.** One model, and three trainings a kind. Intervals in the tables and in the third figure let concepts and trainings vary at once;
-# they are not corrected for the number of rows. Only the recipe of the first two SAEs was tuned with care: most latents of the JumpReLU SAE are dead.
+# they are not corrected for the number of rows. Only the recipes of TopK and L1-ReLU were tuned with care: most latents of the JumpReLU SAE are dead.
 #
 # ## Exercises
 #
@@ -142,8 +156,8 @@ plot_curve(trainings[first & trainings["name"].isin(["curve", "topk"])]).get_fig
 # 2. On a random model nothing about months could be learned. Why can entities be told apart there at all?
 #
 # ```{dropdown} Solutions
-# 1. No. That takes away the shrinkage, which is the smaller part of its error; the table of *error saved* says how small.
-# 2. Tokens are different vectors from the start: the embedding of each word is drawn anew. Names of one token stay apart, as any words do.
+# 1. No. On held-out text that saves only a few percent of its error, and the TopK SAE with about as many active latents is ahead by more.
+# 2. A random model still gives every token an embedding of its own. So names that differ in a token differ from the start.
 # ```
 
 # %% tags=["hide-input"]

@@ -160,7 +160,6 @@ def probing_stays(tables):
     return len(probing) == 8 and ((probing["low"] < 0) & (probing["high"] > 0)).all()
 
 
-# What a page's words mean, as a function of the tables of its record.
 def only_l1_shrinks(tables):
     text = tables["trainings"].query("group != ''").groupby("label")["value"]
     others = text.max().drop("L1-ReLU SAE")
@@ -173,17 +172,16 @@ def sparser_shrinks_more(tables):
     falls = [
         part.sort_values("L0")["value"].is_monotonic_decreasing for _, part in l1.groupby("block")
     ]
-    return len(falls) == 3 and all(falls) and topk["value"].max() <= 0
+    return len(falls) == 3 and all(falls) and topk["value"].abs().max() < 0.005
 
 
 def choices_decide(tables):
     more = tables["specifications"].groupby("null")["varies more"]
     all_of, least, most = more.first(), more.min(), more.max()
-    learned_nothing = ["Against a random encoder", "Against its permuted latents"]
-    return (
-        all_of["Against the residual stream"] < 0.1 and most["Against the residual stream"] < 0.2
-        and all_of["Against the dense autoencoder"] < 0.2
-        and (most[learned_nothing] > 0.5).all() and (least[learned_nothing] < 0.2).all()
+    turns = [null for null in all_of.index if "random" in null or "permuted" in null]
+    return (  # hardly: at most a tenth; decided: some choice makes it most answers, another few
+        all_of.iloc[0] < 0.1 and most.iloc[0] <= 0.1 and "residual" in all_of.index[0]
+        and len(turns) == 2 and (most[turns] > 0.5).all() and (least[turns] < 0.25).all()
     )  # fmt: skip
 
 
@@ -194,10 +192,12 @@ def some_nulls_draw_apart(tables):
     return (
         sorted(up.index[up["group"] != "nulls"]) == ["BatchTopK SAE", "L1-ReLU SAE", "TopK SAE"]
         and len(nulls) == 2 and nulls.str.startswith("dense bottleneck").all()
-        and found["value"].idxmin() == "on a random model" and (down["group"] == "nulls").sum() > 3
+        and found["value"].idxmin() == "on a random model"
+        and (down["group"] == "nulls").sum() * 2 == (found["group"] == "nulls").sum()
     )  # fmt: skip
 
 
+# What a page's words mean, as a function of the tables of its record.
 SAID = {
     ("intervention", "it lies between 1.05 and 1.15;"):
         lambda t: optimum(t, L1).between(1.05, 1.15).all(),
@@ -243,10 +243,10 @@ SAID = {
         one_direction_makes_the_gap,
     ("separability_training",
      "all paths run up: to the right for groups, to the left for entities."): paths_run_up,
-    ("stratified_manifold", "more than a null's is decided by the analysis."): choices_decide,
-    ("trained_again", "Only the L1 penalty shrinks codes clearly."): only_l1_shrinks,
+    ("stratified_manifold", "varies under hardly any choice; more than a random"): choices_decide,
+    ("trained_again", "On held-out text only L1-ReLU SAEs shrink clearly."): only_l1_shrinks,
     ("trained_again", "the three trainings of a kind hardly differ"): only_l1_shrinks,
-    ("trained_again", "The sparser an L1 SAE was made, the more it shrinks; a TopK SAE never"):
+    ("trained_again", "The sparser an L1 SAE was made, the more it shrinks; a TopK SAE does"):
         sparser_shrinks_more,
     ("trained_again", "two dense bottlenecks draw them apart as well"): some_nulls_draw_apart,
     ("separability_training", "probing accuracy stays within its intervals of zero."):

@@ -63,15 +63,16 @@ def test_outcomes_follow_the_interval_and_the_choice_that_turns_them_is_named():
     row = residual.iloc[0]
     half = 2.306 * apart.std(ddof=1) / 3
     assert (row["value"], row["high"]) == pytest.approx((apart.mean(), apart.mean() + half), 1e-3)
-    assert set(table.query("against == 'random A'")["outcome"]) == {of.SAME}
+    same = table.query("against == 'random A'")
+    assert set(same["outcome"]) == {of.CONSTANT} and same[["low", "high"]].isna().all(None)
     assert of.most_turning(residual) == ("mean token", "kept", 1.0, "taken away", 0.0)
     text = of.specification_text(table)
     assert f"{n} ways to ask were tried on 1 autoencoders of 1 models, each over 9 concepts" in text
-    assert "*Against the residual stream*: more in 50% of them, less in 50%" in text
+    assert "*Against the residual stream*: more in 50% of the answers, less in 50%" in text
     assert "is the mean token (kept: more in 100%; taken away: in 0%)" in text
     wide = of.specification_table(planted(np.linspace(-2, 2, 9)))
     assert set(wide.query("against == 'residual'")["outcome"]) == {of.OPEN}
-    small = of.specification_table(planted(np.full(9, 0.04)))
+    small = of.specification_table(planted(np.linspace(0.03, 0.045, 9)))
     assert set(small.query("against == 'residual'")["outcome"]) == {of.SAME}
 
 
@@ -84,7 +85,7 @@ def test_the_figure_has_a_bar_for_each_choice_and_shares_add_up():
     assert shares.loc["mean token kept", of.MORE] == 1
     figure = plot_shares(parts)
     widths = [patch.get_width() for patch in figure.axes[0].patches]
-    assert len(widths) == 4 * len(shares) and sum(widths) == pytest.approx(len(shares))
+    assert len(widths) == 5 * len(shares) and sum(widths) == pytest.approx(len(shares))
 
 
 def test_the_shipped_results_are_those_of_todays_study_and_every_choice_is_in_them():

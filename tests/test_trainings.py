@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from refusals import refused
+from scipy.stats import t as student
 
 from saerepgeo_lib.activations.models import load_model
 from saerepgeo_lib.activations.sae_files import shipped_saes
@@ -116,9 +117,30 @@ def test_pooling_and_the_answer_follow_the_numbers(shipped):
     found = trainings.pooled(planted, "distinction").set_index("label")
     assert found.loc["dense AE", ["concepts", "trainings"]].tolist() == [9, 3]
     assert found.loc["L1-ReLU SAE", "low"] < 0.1 < found.loc["L1-ReLU SAE", "high"]
+    least = trainings.pooled(planted, "distinction", minus="dense AE").set_index("label")
+    assert least.loc["L1-ReLU SAE", "value"] == pytest.approx(0.3, abs=0.01)
+    planted = pd.concat([planted, planted.query("label == 'dense AE'").assign(
+        label=trainings.MATCHED)])  # fmt: skip
     text = trainings.trainings_answer(shipped, planted)
-    assert "L1-ReLU SAE, by 1" in text and "closer together in 1, further apart in 0" in text
+    assert "beyond chance, in 1 of 6 kinds of SAE, and closer together in 0; of the 2 nulls" in text
+    assert "further apart in 0 and closer in 2. Against a dense bottleneck" in text
+    assert "they are further apart in 6 of the 6 kinds, and closer in 0" in text
     assert "saves at best 3.0 %" in text or "saves at best 2.9 %" in text
+
+
+def test_a_saving_has_no_bound_below_0_and_no_p():
+    rows = [{"label": "A", "group": "g", "seed": s, "concept": str(c), "gain": 0.1 * (c == 0)}
+            for s in range(3) for c in range(9)]  # fmt: skip
+    (row,) = trainings.savings_of(pd.DataFrame(rows)).to_dict("records")
+    assert row["low"] == 0 < row["value"] < row["high"] and "p" not in row
+
+
+def test_the_mean_of_a_crossed_table_by_hand():
+    """Mean squares of three rows, two columns and what is left: 7.125, 1.5 and 0.125."""
+    x = np.array([[0.0, 1.0], [2.0, 3.5], [4.0, 4.5]])
+    found, (r, c, e) = crossed_mean(x), (7.125, 1.5, 0.125)
+    error, df = ((r + c - e) / 6) ** 0.5, (r + c - e) ** 2 / (r**2 / 2 + c**2 / 1 + e**2 / 2)
+    assert found.high - found.value == pytest.approx(student.ppf(0.975, df) * error, rel=1e-3)
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from saerepgeo_lib.plots.style import BLUE, GREEN, ORANGE, SKY, in_figure, looks
 from saerepgeo_lib.stats.claims import VERDICTS
 
 _DRAWN = zip(VERDICTS, (GREEN, SKY, ORANGE, "#cccccc"), ("", "//", "xx", ".."), strict=True)
-_SHARES = ((BLUE, ""), ("#999999", ""), ("#dddddd", ".."), (ORANGE, "//"))
+_SHARES = ((BLUE, ""), ("#999999", ""), ("#dddddd", ".."), (ORANGE, "//"), ("#ffffff", "xx"))
 _LOOKS: dict[str, Any] = {v: {"color": colour, "hatch": hatch} for v, colour, hatch in _DRAWN}
 
 
@@ -147,7 +147,7 @@ def plot_verdicts(counts: pd.DataFrame, by: str) -> Figure:
 
 
 def plot_shares(parts: Mapping[str, pd.DataFrame]) -> Figure:
-    """Shares as stacked bars, a panel per table: a row per row, a part per column (four)."""
+    """Shares as stacked bars, a panel per table: a row per row, a part per column (five)."""
     first = next(iter(parts.values()))
     styles = zip(map(str, first.columns), _SHARES, strict=True)
     looks = {name: {"color": colour, "hatch": hatch} for name, (colour, hatch) in styles}

@@ -48,12 +48,16 @@ def plot_by_sparsity(trainings: pd.DataFrame) -> Figure:
 
 
 def plot_curve(trainings: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """FVU on held-out text against training samples, a line per size of the text."""
+    """FVU on the concepts' tokens against training samples, a line per size of the text."""
     ax = panels.own_axes(ax, height=2.6)
     groups = {f"{n:,} passages": rows for n, rows in trainings.groupby("passages")}
     for (label, rows), look in zip(groups.items(), looks_of(groups).values(), strict=True):
         rows = rows.sort_values("samples")
-        panels.profile(ax, rows["samples"].to_numpy(), rows["FVU"], look=look, label=label)
-    ax.set(xscale="log", xlabel="training samples (tokens, with repetition)", ylabel="FVU")
+        panels.profile(ax, rows["samples"].to_numpy(), rows["content"], look=look, label=label)
+    ax.set(
+        xscale="log",
+        xlabel="training samples (tokens, with repetition)",
+        ylabel="FVU, concepts' tokens",
+    )
     ax.legend(fontsize=9)
     return ax

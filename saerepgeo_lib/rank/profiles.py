@@ -19,7 +19,8 @@ def rank_table(result: Sweep, *, tau: float = TAU) -> pd.DataFrame:
     """Every rank of a sweep: columns label, mode, level, seed, rule, rank, tolerance.
 
     `rules.RULES` apply to every representation, those that know the noise to the noisy residual,
-    and the permutation rank, whose draws are all seeds, to SAEs with a permuted null.
+    and the permutation rank, whose draws are all seeds, to SAEs with a permuted null if the sweep is
+    centred.
     """
     rows = []
     for label, mode, i, j, cell in _cells(result):
@@ -30,7 +31,7 @@ def rank_table(result: Sweep, *, tau: float = TAU) -> pd.DataFrame:
             noise = result.levels[i] * result.sigma
             ranks["gavish-donoho"] = rules.gavish_donoho_rank(s, shape, noise_std=noise)
             ranks["marchenko-pastur"] = rules.marchenko_pastur_rank(s, shape, noise_std=noise)
-        if permuted(label) in result.labels:
+        if result.centred and permuted(label) in result.labels:
             null = result.spectra[permuted(label), mode][i]
             ranks["permutation"] = rules.permutation_rank(s, null)
         rows += [

@@ -2,7 +2,7 @@
 
 Nulls are trained, too: with decoder or encoder kept as they were drawn (Korznikov et al.
 2602.14111), on a model of the same architecture with random weights (Heap et al. 2501.17727), and
-dense bottlenecks that lose about as much as the SAEs.
+dense bottlenecks, of which the widest loses about as much as the SAEs.
 """
 
 from collections.abc import Iterable

@@ -30,15 +30,16 @@ TAUS = (0.003, 0.01, 0.03, 0.1, 0.3)
 _LARGEST = " of the largest"
 RULES = {f"rank above {tau:g}{_LARGEST}": tau for tau in TAUS}
 SOFT = {"entropy": rules.effective_rank, "participation": rules.participation_ratio}
-READINGS = {  # tensor: (tokens, mode or 0 for each input)
-    "all tokens, by prompt": ("content", 1),
-    "all tokens, by feature": ("content", 3),
+READINGS = {  # tensor (two tokens: the entity's last and one more): (tokens, mode or 0: each input)
+    "two tokens, by prompt": ("content", 1),
+    "two tokens, by feature": ("content", 3),
     "entity tokens": ("entity", 3),
     "each entity by itself": ("entity", 0),
 }
 CHOICES = ("mean token", "tensor", "rank", "noise up to")
 MORE, LESS, SAME, OPEN = "varies more", "varies less", "no difference", "undecided"
-OUTCOMES = (MORE, SAME, OPEN, LESS)
+CONSTANT = "not estimable"  # one value for all concepts: neither rank varies, as a rule
+OUTCOMES = (MORE, SAME, OPEN, LESS, CONSTANT)
 _SEEDS = (0, 1)
 _CONCEPTS = ("months", "days", "elements", "color", "planets", "number", "alphabet",
              "phonetic_symbol", "constellations")  # fmt: skip
@@ -109,7 +110,8 @@ def specification_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     Columns preset, SAE, against, `CHOICES`, value (mean difference of relative ranges over the
     concepts), low, high (Student's 95 % interval), n (concepts), outcome: more or less if the
-    interval lies beyond `VARIES` on that side, no difference if it lies within, else undecided.
+    interval lies beyond `VARIES` on that side, no difference if it lies within, else undecided; not
+    estimable, and without an interval, if all concepts have the same value.
     """
     rows = []
     for point in points:
@@ -131,12 +133,12 @@ def specification_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     groups = pd.DataFrame(rows).groupby(keys, sort=False)["difference"]
     table = groups.agg(value="mean", sd="std", n="size").reset_index()
     half = stats.t.ppf(0.975, table["n"] - 1) * table.pop("sd") / np.sqrt(table["n"])
+    half = half.where(half > 1e-12)
     table["low"], table["high"] = table["value"] - half, table["value"] + half
     inside = (table["low"] >= -VARIES) & (table["high"] <= VARIES)
-    beyond = np.select(
-        [table["low"] > VARIES, table["high"] < -VARIES, inside], [MORE, LESS, SAME], OPEN
-    )
-    return table.assign(outcome=beyond)
+    cases = [half.isna(), table["low"] > VARIES, table["high"] < -VARIES, inside]
+    found = np.select(cases, [CONSTANT, MORE, LESS, SAME], OPEN)
+    return table.assign(outcome=found)
 
 
 NULLS = {"residual": "the residual stream", "dense AE": "the dense autoencoder",
@@ -186,19 +188,19 @@ def specification_text(table: pd.DataFrame) -> str:
     n, cases = len(table.drop_duplicates([*CHOICES])), len(table.groupby(["preset", "SAE"]))
     lines = [
         "**Does the rank vary more in a sparse autoencoder than where nothing sparse was "
-        f"learned?** It depends on the analysis. {n} ways to ask were tried on {cases} "
-        f"autoencoders of {table['preset'].nunique()} models, each over {table['n'].max()} "
-        "concepts:",
+        f"learned?** {n} ways to ask were tried on {cases} autoencoders of "
+        f"{table['preset'].nunique()} models, each over {table['n'].max()} concepts. So there are "
+        f"{n * cases} answers against each null. They depend on each other, and their shares "
+        "describe the choices, not the evidence:",
         "",
     ]
     for null, rows in by_null(table).groupby("against", sort=False):
-        shares, (choice, most, high, least, low) = (
-            rows["outcome"].value_counts(normalize=True),
-            (most_turning(rows)),
-        )
+        shares = rows["outcome"].value_counts(normalize=True)
+        choice, most, high, least, low = most_turning(rows)
         more, less = (f"{shares.get(name, 0.0):.0%}" for name in (MORE, LESS))
         lines.append(
-            f"- *Against {null}*: more in {more} of them, less in {less}. What turns it most is "
-            f"the {choice} ({most}: more in {high:.0%}; {least}: in {low:.0%})."
+            f"- *Against {null}*: more in {more} of the answers, less in {less}, the rest neither "
+            f"or undecided. What turns it most is the {choice} ({most}: more in {high:.0%}; "
+            f"{least}: in {low:.0%})."
         )
     return "\n".join(lines)

@@ -20,6 +20,7 @@ NULLS = {
     "random model": "on a random model",
 }  # fmt: skip
 SAE, NULL = "sparse autoencoders", "nulls"
+MATCHED = "dense bottleneck, width d / 4"  # which loses about as much as the SAEs
 MEASURES = {  # of `by_concept`: what one unit of its mean is called
     "shrinkage": "rho* outward - 1", "gain": "share of the error that the best push saves",
     "distinction": "AEDP of entities, latents over residual stream, minus 1",
@@ -31,7 +32,8 @@ def trainings_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     Columns name (of the recipe), label (as pages say), group (SAE, NULL or "" for grid and curve),
     kind, block, coefficient, width (over the residual stream's), seed, samples, passages, FVU, L0,
-    dead, recovered (all on held-out text); value, low, high: rho* - 1 there, with its interval;
+    recovered (all on held-out text), dead (on training text), content (FVU on the concepts' tokens,
+    mean over concepts); value, low, high: rho* - 1 on held-out text, with its interval;
     cases (`smollm2.cases`). Raises UserError for points of another study.
     """
     if any("cases" not in point["result"] for point in points):
@@ -51,6 +53,7 @@ def trainings_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "passages": point["point"]["n_passages"], "FVU": found["fvu_held_out"],
             "L0": found["l0_held_out"], "dead": found["dead_share"],
             "recovered": found.get("next_token", {}).get("recovered", np.nan),
+            "content": float(np.mean(list(found["fvu_content"].values()))),
             **{k: found["rho* - 1 held out"][k] for k in ("value", "low", "high")},
             "cases": found["cases"],
         })  # fmt: skip
@@ -71,19 +74,29 @@ def by_concept(trainings: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pooled(concepts: pd.DataFrame, measure: str) -> pd.DataFrame:
+def pooled(concepts: pd.DataFrame, measure: str, *, minus: str = "") -> pd.DataFrame:
     """A measure's mean by label, with the interval over concepts and trainings (`crossed_mean`).
 
-    Columns label, group, value, low, high, p, concepts, trainings.
+    Columns label, group, value, low, high, p, concepts, trainings. With `minus` the differences to
+    that label, concept by concept and seed by seed.
     """
+    cells = concepts.pivot(index=["label", "concept"], columns="seed", values=measure)
     rows = []
-    for (label, group), part in concepts.groupby(["label", "group"], sort=False):
-        values = part.pivot(index="concept", columns="seed", values=measure)
+    for label, group in concepts[["label", "group"]].drop_duplicates().itertuples(index=False):
+        if label == minus:
+            continue
+        values = cells.loc[label] - cells.loc[minus] if minus else cells.loc[label]
         found = crossed_mean(values.to_numpy())
         ends = {name: getattr(found, name) for name in ("value", "low", "high", "p")}
         counts = dict(zip(("concepts", "trainings"), values.shape, strict=True))
         rows.append({"label": label, "group": group} | ends | counts)
     return pd.DataFrame(rows)
+
+
+def savings_of(concepts: pd.DataFrame) -> pd.DataFrame:
+    """`pooled` of the gain, which cannot be negative: without p, and bounds from 0 on."""
+    table = pooled(concepts, "gain").drop(columns="p")
+    return table.assign(low=table["low"].clip(lower=0))
 
 
 def trainings_answer(trainings: pd.DataFrame, concepts: pd.DataFrame) -> str:
@@ -93,24 +106,29 @@ def trainings_answer(trainings: pd.DataFrame, concepts: pd.DataFrame) -> str:
     def text(labels: Sequence[str]) -> str:
         return span(100 * trainings.loc[trainings["label"].isin(labels), "value"], ".1f")
 
-    saved = pooled(concepts, "gain").set_index("label")
-    distinction = pooled(concepts, "distinction").set_index("label")
-    n = int(saved["trainings"].iloc[0])
-    apart, null = (distinction[distinction["group"] == group] for group in (SAE, NULL))
-    up, most = apart[apart["low"] > 0], str(apart["value"].idxmax())
+    saved, shrinks, apart = (
+        table.set_index("label")
+        for table in (savings_of(concepts), pooled(concepts, "shrinkage"),
+                      pooled(concepts, "distinction"))
+    )  # fmt: skip
+    n, too = int(saved["trainings"].iloc[0]), shrinks.loc[others].query("low > 0")["value"]
+    sae, null = (apart[apart["group"] == group] for group in (SAE, NULL))
+    against = pooled(concepts, "distinction", minus=MATCHED).query("group == @SAE")
     return (
-        f"**Which autoencoders shrink?** Those trained with an L1 penalty. On held-out text their "
-        f"codes should be {text([l1])} % longer ({n} trainings); those of all other kinds, "
-        f"{text(others)} %.\n\n"
-        f"**What does separability save?** Moving the entities of a concept outward saves at best "
-        f"{_percent(saved.loc[l1])} of the L1 SAEs' error, and of all other SAEs' at most "
-        f"{100 * saved.loc[others, 'value'].max():.1f} %.\n\n"
-        f"**Are distinctions learned?** In {len(up)} of {len(apart)} kinds of SAE the entities lie "
-        f"further apart than in the residual stream, beyond chance; the most in the {most}, by "
-        f"{_percent(apart.loc[most])}. In the {len(null)} nulls, where less or nothing could be "
-        f"learned, they lie closer together in {(null['high'] < 0).sum()}, further apart in "
-        f"{(null['low'] > 0).sum()} (at most by {100 * null['value'].max():.1f} %), and else "
-        "neither, beyond chance."
+        f"**Which autoencoders shrink?** On held-out text, clearly only L1-ReLU SAEs: their codes "
+        f"should be {text([l1])} % longer ({n} trainings); those of all other SAEs, "
+        f"{text(others)} %. If a concept's entities are moved outward, {len(too)} of the "
+        f"{len(others)} other kinds turn out to shrink beyond chance as well, by at most "
+        f"{100 * too.max():.1f} %.\n\n"
+        f"**What does separability save?** Moving the entities outward saves at best "
+        f"{_percent(saved.loc[l1])} of the L1-ReLU SAEs' error on these tokens, and of all other "
+        f"SAEs' at most {100 * saved.loc[others, 'value'].max():.1f} %.\n\n"
+        f"**Are distinctions learned?** Entities lie further apart than in the residual stream, "
+        f"beyond chance, in {_beyond(sae)} of {len(sae)} kinds of SAE, and closer together in "
+        f"{_beyond(sae, above=False)}; of the {len(null)} nulls, further apart in {_beyond(null)} "
+        f"and closer in {_beyond(null, above=False)}. Against a dense bottleneck that loses about "
+        f"as much, they are further apart in {_beyond(against)} of the {len(against)} kinds, and "
+        f"closer in {_beyond(against, above=False)}. So more distinction is no mark of sparsity."
     )
 
 
@@ -119,10 +137,15 @@ def _percent(row: Any) -> str:
     return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
+def _beyond(table: pd.DataFrame, *, above: bool = True) -> int:
+    return int((table["low"] > 0).sum() if above else (table["high"] < 0).sum())
+
+
 def savings(concepts: pd.DataFrame) -> pd.DataFrame:
     """How far each kind of SAE shrinks along the outward motion, and what that saves, as texts."""
-    columns = {"rho* outward - 1": "shrinkage", "share of the error saved at best": "gain"}
-    tables = {name: pooled(concepts, m).query("group == @SAE") for name, m in columns.items()}
+    tables = {"rho* outward - 1": pooled(concepts, "shrinkage"),
+              "share of the error saved at best": savings_of(concepts)}  # fmt: skip
+    tables = {name: table.query("group == @SAE") for name, table in tables.items()}
     texts = {name: [_percent(row) for _, row in t.iterrows()] for name, t in tables.items()}
     return pd.DataFrame({"autoencoder": next(iter(tables.values()))["label"], **texts})
 
