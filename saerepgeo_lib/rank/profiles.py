@@ -19,7 +19,7 @@ def rank_table(result: Sweep, *, tau: float = TAU) -> pd.DataFrame:
     """Every rank of a sweep: columns label, mode, level, seed, rule, rank, tolerance.
 
     `rules.RULES` apply to every representation, those that know the noise to the noisy residual,
-    and the permutation rank, whose draws are all seeds, to SAEs with a permuted null if the sweep is
+    and the permutation rank (its draws: all seeds) to SAEs with a permuted null, if the sweep is
     centred.
     """
     rows = []
