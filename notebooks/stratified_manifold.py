@@ -21,7 +21,7 @@ if "COLAB_RELEASE_TAG" in os.environ:
         subprocess.check_call(f"git clone -q --depth 1 -b {BRANCH} {REPOSITORY} companion".split())
     runpy.run_path("companion/saerepgeo_lib/companion/colab.py", run_name="__main__")
 
-# %%
+# %% tags=["hide-input"]
 from functools import partial
 
 import pandas as pd
@@ -33,11 +33,7 @@ from saerepgeo_lib.activations import rms
 from saerepgeo_lib.companion import Record, left_out_table, page_activations, page_model, page_trust
 from saerepgeo_lib.plots.frames import frames, recompute
 from saerepgeo_lib.rank import RESIDUAL, active_table
-from saerepgeo_lib.studies.specifications import (
-    specification_shares,
-    specification_table,
-    specification_text,
-)
+from saerepgeo_lib.studies import specifications
 
 # %matplotlib inline
 plots.house_style()
@@ -69,13 +65,16 @@ tau: float = 0.01  # threshold of the relative rank, as a share of the largest s
 judge_anyway: str = ""  # labels of SAEs judged in spite of their fit or hook, separated by commas
 device: str = "auto"  # auto, cpu, cuda or mps
 
+# %% [markdown]
+# ## The answer in one minute
+
 # %% tags=["hide-input"]
 record = Record.start("stratified_manifold", globals())
 with record.stage("specifications"):
-    choices = specification_table(studies.read_study("specifications")["points"])
-shares = specification_shares(choices)
+    choices = specifications.specification_table(studies.read_study("specifications")["points"])
+shares = specifications.specification_shares(choices)
 record.tables["specifications"] = pd.concat(shares, names=["null", "choice"]).reset_index()
-Markdown(f"## The answer in one minute\n\n{specification_text(choices)}")
+Markdown(specifications.specification_text(choices))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "In the shipped study: how each comparison comes out over all specifications, and for each choice of mean token, tensor, rank and noise, against four nulls. Hardly any choice makes the sparse autoencoder vary more than the residual stream, and few more than the dense autoencoder; against permuted latents and random encoders the outcome turns with the rank and the noise.", "classes": "dark-light"}, "figure": {"caption": "More than the residual stream an SAE's rank varies under hardly any choice; more than a random encoder's or than that of its permuted latents: that is decided by the analysis. Each bar: the shares of the answers with that choice.", "name": "specifications"}}
 plots.plot_shares(shares)
@@ -322,7 +321,6 @@ Markdown(studies.rank_verdict_text(entity_claims) if entity_claims else "Skipped
 #
 # ## Summary
 #
-# - A rank is a spectrum seen through a tolerance; look at the spectrum first.
 # - Noise with a density gives the residual stream full exact rank at every level above zero, so its exact rank says nothing about the level.
 # - Whether the SAE's rank varies is one question; whether it varies *more than where nothing sparse was learned* is the one that matters.
 #

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from saerepgeo_lib.plots import panels
 from saerepgeo_lib.plots.style import BLUE, NULL_COLOUR, ORANGE, looks_of
@@ -41,6 +41,7 @@ def plot_by_sparsity(trainings: pd.DataFrame) -> Figure:
     ticks = [10, 20, 40, 80]
     ax.set_xticks(ticks, map(str, ticks))
     ax.set_xticks([], minor=True)
+    ax.yaxis.set_major_locator(MultipleLocator(0.05))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.axhline(0, color="0.6", lw=1, zorder=0)
     figure.legend(fontsize=9, loc="outside lower center", ncols=2)
