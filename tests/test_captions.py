@@ -180,7 +180,7 @@ def choices_decide(tables):
     all_of, least, most = more.first(), more.min(), more.max()
     turns = [null for null in all_of.index if "random" in null or "permuted" in null]
     return (  # hardly: at most a tenth; decided: some choice makes it most answers, another few
-        all_of.iloc[0] < 0.1 and most.iloc[0] <= 0.1 and "residual" in all_of.index[0]
+        all_of["Against the residual stream"] < 0.1 and most["Against the residual stream"] <= 0.1
         and len(turns) == 2 and (most[turns] > 0.5).all() and (least[turns] < 0.25).all()
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from saerepgeo_lib.plots.style import BLUE, GREEN, ORANGE, SKY, in_figure, looks
 from saerepgeo_lib.stats.claims import VERDICTS
 
 _DRAWN = zip(VERDICTS, (GREEN, SKY, ORANGE, "#cccccc"), ("", "//", "xx", ".."), strict=True)
-_SHARES = ((BLUE, ""), ("#999999", ""), ("#dddddd", ".."), (ORANGE, "//"), ("#ece2c6", ""))
+_SHARES = ((BLUE, ""), ("#999999", ""), ("#dddddd", ""), (ORANGE, "//"), ("#ece2c6", ""))
 _LOOKS: dict[str, Any] = {v: {"color": colour, "hatch": hatch} for v, colour, hatch in _DRAWN}
 
 

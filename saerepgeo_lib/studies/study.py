@@ -4,6 +4,7 @@ A point is a frozen dataclass of all that its result depends on. Each result is 
 own in the work folder, so a study can be stopped at any time, and two calls share the work.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,14 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from saerepgeo_lib.errors import UserError
-from saerepgeo_lib.files import data_dir, held_lock, read_json, sha256_json, write_json
+from saerepgeo_lib.files import (
+    data_dir,
+    held_lock,
+    read_json,
+    sha256_json,
+    write_json,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +75,9 @@ def run_study(name: str, study: Study, *, work: Path, out: Path, device: str) ->
     if missing := sum(not file.is_file() for file in files):
         logger.info("%s: %d points are with another process", name, missing)
         return None
-    write_json(out, {"made with": made, "points": [read_json(file) for file in files]})
+    points = ",\n".join(json.dumps(read_json(file), ensure_ascii=False) for file in files)
+    head = json.dumps(made, ensure_ascii=False)
+    write_text(out, f'{{"made with": {head}, "points": [\n{points}\n]}}\n')  # a line per point
     return out
 
 
