@@ -116,7 +116,7 @@ def _picture(frame: Frame, alt: str, *, hidden: bool = False) -> str:
     with Image.open(drawn) as image:
         width, height = image.size
         # a palette takes a third of the bytes
-        image.convert("RGB").quantize(256).save(small, format="png", optimize=True)
+        image.convert("RGB").quantize(128).save(small, format="png", optimize=True)
     data = base64.b64encode(small.getvalue()).decode("ascii")
     words = {"alt": alt, "data-label": frame.label, "data-says": frame.says}
     given = " ".join(f'{name}="{html.escape(value)}"' for name, value in words.items())
