@@ -35,12 +35,11 @@ from saerepgeo_lib.plots.trainings import plot_by_label, plot_by_sparsity, plot_
 from saerepgeo_lib.studies import read_study
 from saerepgeo_lib.studies.trainings import (
     MATCHED,
-    MEASURES,
     by_concept,
     fits,
     pooled,
+    pooled_gain,
     savings,
-    savings_of,
     trainings_answer,
     trainings_table,
 )
@@ -59,8 +58,9 @@ with record.stage("read the study"):
     concepts = by_concept(trainings)
 compared, first = trainings[trainings["group"] != ""], trainings["seed"] == 0
 record.tables["trainings"] = trainings.drop(columns="cases")
-record.tables |= {measure: pooled(concepts, measure) for measure in MEASURES}
-record.tables["gain"] = savings_of(concepts)
+record.tables |= {name: pooled(concepts, name) for name in ("shrinkage", "distinction")}
+record.tables["gain"] = pooled_gain(concepts)
+counted = f"{concepts['concept'].nunique()} concepts and {concepts['seed'].nunique()} trainings"
 
 # %% [markdown]
 # ## The answer
@@ -93,7 +93,7 @@ plot_by_sparsity(trainings[first & trainings["name"].isin(["grid", "topk", "l1"]
 
 # %% tags=["hide-input"]
 savings(concepts).style.hide(axis="index").set_caption(
-    "Means over nine concepts and three trainings, with 95 % intervals over both. A saving cannot be negative: "
+    f"Means over {counted}, with 95 % intervals over both. A saving cannot be negative: "
     "it counts as 0 where codes are not too short"
 )
 
@@ -126,7 +126,7 @@ record.tables["fits"] = fits(compared)
 record.tables["fits"].style.format(
     {"FVU": "{:.2f}", "L0": "{:.0f}", "dead": "{:.1%}", "loss recovered": "{:.1%}"}, na_rep="–"
 ).hide(axis="index").set_caption(
-    "Means over three trainings, on held-out text; of dead latents, on training text"
+    "Means over the trainings of a kind, on held-out text; of dead latents, on training text"
 )
 
 # %% [markdown]

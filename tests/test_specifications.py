@@ -67,7 +67,7 @@ def test_outcomes_follow_the_interval_and_the_choice_that_turns_them_is_named():
     assert set(same["outcome"]) == {of.CONSTANT} and same[["low", "high"]].isna().all(None)
     assert of.most_turning(residual) == ("mean token", "kept", 1.0, "taken away", 0.0)
     text = of.specification_text(table)
-    assert f"{n} ways to ask were tried on 1 autoencoders of 1 models, each over 9 concepts" in text
+    assert f"{n} ways to ask were tried on 1 autoencoders of the book's 1 models" in text
     assert "*Against the residual stream*: more in 50% of the answers, less in 50%" in text
     assert "is the mean token (kept: more in 100%; taken away: in 0%)" in text
     wide = of.specification_table(planted(np.linspace(-2, 2, 9)))

@@ -131,7 +131,7 @@ def test_pooling_and_the_answer_follow_the_numbers(shipped):
 def test_a_saving_has_no_bound_below_0_and_no_p():
     rows = [{"label": "A", "group": "g", "seed": s, "concept": str(c), "gain": 0.1 * (c == 0)}
             for s in range(3) for c in range(9)]  # fmt: skip
-    (row,) = trainings.savings_of(pd.DataFrame(rows)).to_dict("records")
+    (row,) = trainings.pooled_gain(pd.DataFrame(rows)).to_dict("records")
     assert row["low"] == 0 < row["value"] < row["high"] and "p" not in row
 
 

@@ -89,7 +89,6 @@ def rho_of_text(sae: Any, x: Float[Tensor, "tokens d"]) -> Estimate | NotEstimab
     return jackknife(excess(stretch >= 0), np.array(parts))
 
 
-@torch.no_grad()
 def cases(sae: Any, concepts: Iterable[TokenActivations]) -> dict[str, dict[str, Any]]:
     """What Cases 2 and 3 ask, by concept, on the entities' tokens in both spaces.
 
@@ -99,8 +98,7 @@ def cases(sae: Any, concepts: Iterable[TokenActivations]) -> dict[str, dict[str,
     found = {}
     for acts in concepts:
         own = acts.at("entity")
-        with torch.enable_grad():
-            row = shrinkage(ClusteredLatents.of(sae, own.x, own.entity), own.folds(N_GROUPS))
+        row = shrinkage(ClusteredLatents.of(sae, own.x, own.entity), own.folds(N_GROUPS))
         spaces = {"AEDP latents": as_points(sae, own.x),
                   "AEDP residual": own.x.double().cpu().numpy()}  # fmt: skip
         row |= {k: global_measures(x, own.entity)["AEDP of entities"] for k, x in spaces.items()}

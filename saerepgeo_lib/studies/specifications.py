@@ -40,9 +40,9 @@ CHOICES = ("mean token", "tensor", "rank", "noise up to")
 MORE, LESS, SAME, OPEN = "varies more", "varies less", "no difference", "undecided"
 CONSTANT = "not estimable"  # one value for all concepts: neither rank varies, as a rule
 OUTCOMES = (MORE, SAME, OPEN, LESS, CONSTANT)
+NULLS = {"residual": "the residual stream", "dense AE": "the dense autoencoder",
+         "random": "a random encoder", "permuted": "its permuted latents"}  # fmt: skip
 _SEEDS = (0, 1)
-_CONCEPTS = ("months", "days", "elements", "color", "planets", "number", "alphabet",
-             "phonetic_symbol", "constellations")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def prepare(work: Path, device: str) -> Do:
 
 
 STUDY = Study(
-    [Point(*p) for p in product(("smollm2", "minilm"), _CONCEPTS, ("content", "entity"),
+    [Point(*p) for p in product(("smollm2", "minilm"), load_concepts(), ("content", "entity"),
                                 (False, True))],
     prepare,
 )  # fmt: skip
@@ -141,10 +141,6 @@ def specification_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return table.assign(outcome=found)
 
 
-NULLS = {"residual": "the residual stream", "dense AE": "the dense autoencoder",
-         "random": "a random encoder", "permuted": "its permuted latents"}  # fmt: skip
-
-
 def by_null(table: pd.DataFrame) -> pd.DataFrame:
     """`specification_table` with the nulls' names in words, those of each SAE's own joined."""
     names = {n: NULLS.get(n, NULLS.get(n.partition(" ")[0], n)) for n in table["against"].unique()}
@@ -152,10 +148,10 @@ def by_null(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcome_shares(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The share of each of `OUTCOMES` by the values of a column, and n (specifications)."""
+    """The share of each of `OUTCOMES` by the values of a column."""
     counts = table.groupby(by, sort=False)["outcome"].value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=list(OUTCOMES), fill_value=0)
-    return counts.div(counts.sum(axis=1), axis=0).assign(n=counts.sum(axis=1))
+    return counts.div(counts.sum(axis=1), axis=0)
 
 
 def specification_shares(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -167,7 +163,7 @@ def specification_shares(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
             prefix = "" if choice in ("tensor", "rank") else f"{choice} "
             named = rows.assign(**{choice: prefix + rows[choice].str.removesuffix(_LARGEST)})
             shares.append(outcome_shares(named, choice))
-        parts[f"Against {null}"] = pd.concat(shares)[list(OUTCOMES)]
+        parts[f"Against {null}"] = pd.concat(shares)
     return parts
 
 
@@ -188,7 +184,7 @@ def specification_text(table: pd.DataFrame) -> str:
     n, cases = len(table.drop_duplicates([*CHOICES])), len(table.groupby(["preset", "SAE"]))
     lines = [
         "**Does the rank vary more in a sparse autoencoder than where nothing sparse was "
-        f"learned?** {n} ways to ask were tried on {cases} autoencoders of "
+        f"learned?** {n} ways to ask were tried on {cases} autoencoders of the book's "
         f"{table['preset'].nunique()} models, each over {table['n'].max()} concepts. So there are "
         f"{n * cases} answers against each null. They depend on each other, and their shares "
         "describe the choices, not the evidence:",

@@ -21,10 +21,6 @@ NULLS = {
 }  # fmt: skip
 SAE, NULL = "sparse autoencoders", "nulls"
 MATCHED = "dense bottleneck, width d / 4"  # which loses about as much as the SAEs
-MEASURES = {  # of `by_concept`: what one unit of its mean is called
-    "shrinkage": "rho* outward - 1", "gain": "share of the error that the best push saves",
-    "distinction": "AEDP of entities, latents over residual stream, minus 1",
-}  # fmt: skip
 
 
 def trainings_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -61,7 +57,11 @@ def trainings_table(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def by_concept(trainings: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `MEASURES` on the entities' own tokens: a row per training and concept."""
+    """What is asked on the entities' own tokens: a row per training and concept.
+
+    Columns label, group, seed, concept; shrinkage (rho* outward - 1); gain (share of the error that
+    the best push saves); distinction (AEDP of entities, latents over residual stream, minus 1).
+    """
     rows = [
         {
             "label": training["label"], "group": training["group"], "seed": training["seed"],
@@ -93,7 +93,7 @@ def pooled(concepts: pd.DataFrame, measure: str, *, minus: str = "") -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def savings_of(concepts: pd.DataFrame) -> pd.DataFrame:
+def pooled_gain(concepts: pd.DataFrame) -> pd.DataFrame:
     """`pooled` of the gain, which cannot be negative: without p, and bounds from 0 on."""
     table = pooled(concepts, "gain").drop(columns="p")
     return table.assign(low=table["low"].clip(lower=0))
@@ -108,7 +108,7 @@ def trainings_answer(trainings: pd.DataFrame, concepts: pd.DataFrame) -> str:
 
     saved, shrinks, apart = (
         table.set_index("label")
-        for table in (savings_of(concepts), pooled(concepts, "shrinkage"),
+        for table in (pooled_gain(concepts), pooled(concepts, "shrinkage"),
                       pooled(concepts, "distinction"))
     )  # fmt: skip
     n, too = int(saved["trainings"].iloc[0]), shrinks.loc[others].query("low > 0")["value"]
@@ -144,7 +144,7 @@ def _beyond(table: pd.DataFrame, *, above: bool = True) -> int:
 def savings(concepts: pd.DataFrame) -> pd.DataFrame:
     """How far each kind of SAE shrinks along the outward motion, and what that saves, as texts."""
     tables = {"rho* outward - 1": pooled(concepts, "shrinkage"),
-              "share of the error saved at best": savings_of(concepts)}  # fmt: skip
+              "share of the error saved at best": pooled_gain(concepts)}  # fmt: skip
     tables = {name: table.query("group == @SAE") for name, table in tables.items()}
     texts = {name: [_percent(row) for _, row in t.iterrows()] for name, t in tables.items()}
     return pd.DataFrame({"autoencoder": next(iter(tables.values()))["label"], **texts})
